@@ -1,0 +1,59 @@
+# Everything starts here: `make` lists the targets. Only make and Python >= 3.10 are needed.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+
+# The recipe of `run` reads these from its environment, so blanks and quotes in them survive.
+export DATA OUTPUT SET FROM TO
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint clean
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@echo "usage: make TARGET [VARIABLE=VALUE ...]"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-6s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+run: $(VENV)/.installed ## all notebooks: demo data, or DATA=folder [OUTPUT= SET="03_train.EPOCHS=2" FROM= TO=]
+	@$(PY) -m utils.pipeline --data "$$DATA" --output "$$OUTPUT" --set "$$SET" \
+		--from "$$FROM" --to "$$TO"
+
+test: $(VENV)/.installed-dev ## all tests, the notebooks end to end included; ARGS="-k name" for some
+	$(PY) -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-dev ## ruff, format, stripped notebooks, types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(if $(NOTEBOOKS),$(PY) -m nbstripout --keep-id --verify $(NOTEBOOKS))
+	$(PY) -m mypy
+
+setup: $(VENV)/.installed-dev ## .venv with everything, which the others do by themselves
+
+clean: ## remove caches, outputs/demo and outputs/test; keeps .venv and all other outputs
+	rm -rf outputs/demo outputs/test .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# A stamp gets its name last, so a failed installation leaves none that counts, and its time first,
+# so requirements that change meanwhile are installed next time.
+$(VENV)/.installed: requirements.txt
+	@$(PY) -m pip --version >/dev/null 2>&1 || { $(check_python); $(PYTHON) -m venv --clear $(VENV); }
+	@echo "Installing requirements.txt into $(VENV) (some minutes and 6 GB the first time)"
+	@touch $@.new
+	@$(PY) -m pip install --disable-pip-version-check -r requirements.txt
+	@mv $@.new $@
+
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+	@touch $@.new
+	@$(PY) -m pip install --disable-pip-version-check -r requirements-dev.txt
+	@mv $@.new $@
+
+define check_python
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+	echo "Python 3.10 or newer is needed; '$(PYTHON)' is missing or older." \
+		"Name another one: make PYTHON=python3.12" >&2; exit 1; }; \
+$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	echo "'$(PYTHON)' cannot make virtual environments." \
+		"On Debian and Ubuntu: sudo apt install python3-venv" >&2; exit 1; }
+endef
