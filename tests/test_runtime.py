@@ -1,0 +1,126 @@
+"""Where the process runs, what it computes on, and from which seed."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from utils import runtime
+
+
+@pytest.fixture
+def nowhere(tmp_path, monkeypatch):
+    """Neither Kaggle nor Colab, in an empty working folder."""
+    monkeypatch.setattr(runtime, "KAGGLE_WORKING", tmp_path / "kaggle" / "working")
+    monkeypatch.setattr(runtime, "KAGGLE_INPUT", tmp_path / "kaggle" / "input")
+    monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
+    monkeypatch.delenv("COLAB_RELEASE_TAG", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_environment_is_told_from_its_traces(nowhere, monkeypatch):
+    assert runtime.environment() == "local"
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "r1")
+    assert runtime.environment() == "colab"
+    runtime.KAGGLE_WORKING.mkdir(parents=True)
+    assert runtime.environment() == "kaggle"
+
+
+def test_a_kaggle_batch_run_is_known_by_its_variable(nowhere, monkeypatch):
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
+    assert runtime.environment() == "kaggle"
+
+
+def test_output_is_a_local_folder_or_kaggles_working_folder(nowhere):
+    assert runtime.output_folder().resolve() == nowhere / "outputs"
+    runtime.KAGGLE_WORKING.mkdir(parents=True)
+    assert runtime.output_folder() == runtime.KAGGLE_WORKING
+
+
+def test_a_named_output_folder_is_made_and_left_empty(tmp_path):
+    folder = runtime.output_folder(tmp_path / "a" / "b")
+    assert folder.is_dir() and list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("below", ["", "below"])
+def test_a_file_in_place_of_the_output_folder_is_named(tmp_path, below):
+    (tmp_path / "taken").touch()
+    with pytest.raises(ValueError, match=r"OUTPUT '.*taken.*' cannot be written: "):
+        runtime.output_folder(tmp_path / "taken" / below)
+
+
+def test_both_mount_forms_are_roots_and_files_are_not(nowhere):
+    names = ["slug", "datasets/owner/data", "notebooks/owner/run"]
+    for name in names:
+        (runtime.KAGGLE_INPUT / name).mkdir(parents=True)
+    (runtime.KAGGLE_INPUT / "readme.txt").touch()
+    assert sorted(runtime.input_roots()) == sorted(runtime.KAGGLE_INPUT / name for name in names)
+
+
+def test_outside_kaggle_there_are_no_roots(nowhere):
+    assert runtime.input_roots() == []
+
+
+@pytest.mark.parametrize("device", ["nonsense", "", "cuda:99", "meta"])
+def test_a_device_that_does_not_work_is_refused_by_name(device):
+    with pytest.raises(ValueError, match=f"device '{device}' does not work: .*Use 'auto' or 'cpu'"):
+        runtime.get_device(device)
+
+
+def test_the_cpu_works_when_asked_for():
+    assert runtime.get_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize(("error", "chosen"), [("no kernel image", "cpu"), ("", "cuda")])
+def test_a_gpu_is_chosen_only_if_its_first_operation_works(monkeypatch, error, chosen):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(runtime, "_preflight", lambda device: error)
+    assert runtime.get_device() == torch.device(chosen)
+
+
+def test_the_preflight_runs_an_operation_and_reports_what_it_raises(monkeypatch):
+    def broken(*args):
+        raise RuntimeError("CUDA error: no kernel image is available\nlong advice")
+
+    assert runtime._preflight("cpu") == ""
+    monkeypatch.setattr(torch.nn.functional, "conv2d", broken)
+    assert runtime._preflight("cpu") == "CUDA error: no kernel image is available"
+
+
+def test_a_seed_repeats_every_generator_and_another_seed_does_not():
+    def draw(seed):
+        runtime.seed_everything(seed)
+        return random.random(), float(np.random.random()), float(torch.rand(1))
+
+    first, other = draw(3), draw(4)
+    assert draw(3) == first
+    assert all(a != b for a, b in zip(first, other))
+
+
+def test_the_version_line_names_place_device_and_versions():
+    line = runtime.version_line(torch.device("cpu"))
+    assert line.startswith(f"{runtime.environment()} · CPU · python ")
+    assert all(f"{name} {version}" in line for name, version in runtime.versions().items())
+
+
+def test_the_hash_of_a_name_is_the_same_on_every_machine():
+    # Known answers: Python's own hash() would change with every process.
+    assert runtime.stable_hash("004", 0) == 10255779730963335337
+    assert len({runtime.stable_hash("004", seed) for seed in range(5)}) == 5
+
+
+def test_a_path_is_inside_only_where_its_links_lead(tmp_path):
+    root = tmp_path / "root"
+    (root / "a").mkdir(parents=True)
+    (tmp_path / "root-2").mkdir()
+    (root / "out").symlink_to(tmp_path / "root-2")
+    (root / "in").symlink_to(root / "a")
+    (root / "self").symlink_to("self")
+    assert runtime.inside(root / "a", root) and runtime.inside(root / "in", root)
+    assert runtime.inside(root / "self", root)
+    assert not runtime.inside(root / "out", root)
+    assert not runtime.inside(root / ".." / "root-2", root)
+    assert not runtime.inside(tmp_path / "root-2", root)
