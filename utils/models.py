@@ -1,0 +1,218 @@
+"""Build, save and load the network: any timm image model, in timm's model folder format."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.models import save_for_hf
+
+from utils.artifacts import CLASSES
+from utils.transforms import Transform, eval_transform
+
+#: Key of config.json under which this project keeps what timm has no field for.
+EXTRA = "deepfake_detection"
+
+
+def build_model(
+    name: str, *, image_size: int, pretrained: bool = True, weights: str = ""
+) -> torch.nn.Module:
+    """Create a classifier with two outputs, REAL and FAKE.
+
+    The preprocessing that the model was trained with goes into its `pretrained_cfg`, and so with
+    it wherever it is saved: the whole crop squeezed to `image_size`, normalised with the model's
+    own mean and std (0.5 for EfficientNetV2, not ImageNet's).
+
+    Args:
+        name: timm name, such as "tf_efficientnetv2_s.in1k".
+        image_size: side of the square input in pixels.
+        pretrained: start from timm's ImageNet weights.
+        weights: a local file of such weights (.safetensors, .pth) for machines without internet.
+    Raises:
+        ValueError: unknown name, or the weights cannot be had; says how to attach them.
+    """
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name.split(".")[0], timm.list_models())
+        raise ValueError(f"timm has no model {name!r}; similar: {', '.join(near) or 'none'}")
+    config: dict[str, Any] = {
+        "input_size": (3, image_size, image_size),
+        "test_input_size": None,
+        "interpolation": "bilinear",
+        "crop_pct": 1.0,
+        "crop_mode": "squash",
+    }
+    if weights:
+        if not Path(weights).is_file():
+            raise ValueError(f"WEIGHTS {weights!r} is not a file")
+        config["file"] = weights
+    options: dict[str, Any] = {"num_classes": len(CLASSES), "pretrained_cfg_overlay": config}
+    rng_state = torch.get_rng_state()
+    try:
+        model = timm.create_model(name, pretrained=pretrained or bool(weights), **options)
+    # The hub client, the HTTP library and safetensors each raise errors of their own.
+    except Exception as error:
+        if not (pretrained or weights):
+            raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        source = weights or "the Hugging Face hub"
+        raise ValueError(
+            f"no pretrained weights for {name} from {source}: {reason}. Switch the internet on, "
+            "or set WEIGHTS to an attached file of them, or set PRETRAINED=False to start from "
+            "random weights (which needs far more data)."
+        ) from error
+    if weights:
+        torch.set_rng_state(rng_state)
+        _check_loaded(model, timm.create_model(name, pretrained=False, **options), weights)
+    _calm_head(model)
+    return model
+
+
+def _calm_head(model: torch.nn.Module) -> None:
+    """Start the new head near zero, so that the first logits say "I do not know".
+
+    timm draws an EfficientNet's head from ±1/√outputs, meant for 1,000 classes: with two, the first
+    losses are about ten times ln 2, and Adam spends its first epochs on undoing them.
+    """
+    for layer in model.get_classifier().modules():  # type: ignore[operator]
+        if isinstance(layer, torch.nn.Linear):
+            torch.nn.init.normal_(layer.weight, std=0.01)
+            torch.nn.init.zeros_(layer.bias)
+
+
+def _check_loaded(model: torch.nn.Module, untrained: torch.nn.Module, weights: str) -> None:
+    """Refuse weights that timm passed over: it tolerates missing names, for the head is new.
+
+    Args:
+        model: after loading.
+        untrained: its twin of the same random numbers, before loading.
+        weights: the file, for the message.
+    """
+    head = {id(parameter) for parameter in model.get_classifier().parameters()}  # type: ignore[operator]
+    for (name, loaded), random in zip(model.named_parameters(), untrained.parameters()):
+        # Biases and norms start as constants, which trained ones may equal.
+        if loaded.ndim > 1 and id(loaded) not in head and torch.equal(loaded, random):
+            raise ValueError(
+                f"WEIGHTS {weights!r} holds no {name}: it is a file of another network, or its "
+                "names are not timm's"
+            )
+
+
+def model_transform(model: torch.nn.Module) -> Transform:
+    """The eval transform that the model carries."""
+    config = timm.data.resolve_model_data_config(model)
+    return eval_transform(
+        image_size=config["input_size"][-1], mean=config["mean"], std=config["std"]
+    )
+
+
+def save_model(
+    model: torch.nn.Module, folder: str | Path, *, extra: Mapping[str, Any], card: str
+) -> Path:
+    """Write the model folder: safetensors, config.json and the model card, all or nothing.
+
+    `timm.create_model("local-dir:<folder>", pretrained=True)` loads it without this project. A
+    folder that stands there is replaced, its decision.json too: it was chosen for other weights.
+
+    Args:
+        model: of `build_model`.
+        folder: the model folder.
+        extra: facts that 04 and 05 need and timm has no field for; kept in config.json.
+        card: text of README.md.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # A temporary folder is private; what replaces the model folder must be readable like it.
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".model-"))
+    staged, old = temporary / "model", temporary / "old"
+    try:
+        # Training leaves the channels last, which safetensors does not take.
+        model = model.to(memory_format=torch.contiguous_format)
+        facts = {"label_names": list(CLASSES), EXTRA: dict(extra)}
+        save_for_hf(model, str(staged), model_config=facts, safe_serialization=True)
+        (staged / "README.md").write_text(card, encoding="utf-8")
+        if folder.exists():
+            folder.rename(old)
+        try:
+            staged.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def load_model(folder: str | Path) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """Load a model folder for inference. Only safetensors are read, nothing is unpickled.
+
+    Returns:
+        model: in eval mode, on the CPU.
+        extra: as handed to `save_model`.
+    Raises:
+        FileNotFoundError: config.json or model.safetensors is missing.
+        ValueError: the folder is no deepfake model of two classes, or its weights are damaged.
+    """
+    folder = Path(folder)
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder / name} is missing; 03_train writes the model folder: run it, or on "
+                "Kaggle attach its output"
+            )
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if config.get("label_names") != list(CLASSES):
+        raise ValueError(f"{folder}: label_names are {config.get('label_names')}, not {CLASSES}")
+    # Not timm's own search for weights: some versions prefer a pickle that lies in the folder.
+    model = timm.create_model(f"local-dir:{folder}", pretrained=False)
+    try:
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except (SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{folder / 'model.safetensors'} does not hold the weights of this model ({reason}); "
+            "run 03_train again or attach its output anew"
+        ) from error
+    return model.eval(), config.get(EXTRA, {})
+
+
+def model_card(facts: Mapping[str, Any]) -> str:
+    """README.md of the model folder: what it is, how it was made, what it must not be used for."""
+    rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
+    return f"""---
+library_name: timm
+pipeline_tag: image-classification
+tags: [deepfake-detection, image-classification, timm]
+---
+# Face crop → REAL or FAKE
+
+A binary classifier of face crops. `softmax` of its two outputs gives P(REAL), P(FAKE); the
+calibrated probability and the decision rule are in `decision.json` once it was evaluated.
+
+```python
+import timm
+
+model = timm.create_model("local-dir:<this folder>", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+```
+
+| fact | value |
+|---|---|
+{rows}
+
+## Use it for
+Sorting and studying material that looks like its training data: faces cut by the same recipe.
+
+## Do not use it for
+Proof against or for a person, in court or in public. It knows the kinds of fakes that it was
+trained on; new generators, strong compression and other cameras can defeat it without notice.
+"""
