@@ -1,0 +1,195 @@
+"""The report: artefacts and figures in, one self-contained `report.html` out.
+
+The page loads nothing and runs nothing, so it can be mailed and opened offline. Its words are in
+`report_text`, its layout in `report_template.html`.
+"""
+
+import base64
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import ChainableUndefined, Environment, FileSystemLoader
+from PIL import Image
+
+from utils.artifacts import atomic_path, find_artifact, read_json, read_table
+from utils.plots_intervals import METRIC_NAMES
+from utils.report_text import (
+    NOT_DEFINED,
+    answers,
+    as_number,
+    captions,
+    count,
+    interval,
+    number,
+    percent,
+    plain,
+    verdict,
+    zero_pixel,
+)
+
+FIGURES_BYTES = 6_500_000  # base64 adds a third; the page stays under 10 MB
+ORDER = (
+    *("roc", "precision_recall", "scores", "confusion", "calibration"),
+    *("intervals", "slices", "errors", "history"),
+)
+TITLES = {
+    "roc": "ROC curve",
+    "precision_recall": "Precision and recall",
+    "confusion": "Confusion matrix",
+    "scores": "Scores by class",
+    "intervals": "Every score with its interval",
+    "errors": "The worst errors",
+    "slices": "Groups of the test split",
+    "history": "Training history",
+}
+
+
+def build_report(output: str | Path) -> Path:
+    """Render `output/metrics.json` and what else is there into `output/report.html`.
+
+    `data_audit.json`, `history.csv`, `augment.json` and `model/decision.json` are used where they
+    are found (in `output`, then in every Kaggle input), `figures/*.png` where present.
+
+    Raises:
+        FileNotFoundError: metrics.json is missing; says which notebook writes it.
+        ValueError: an artefact lacks a key or column.
+    """
+    output = Path(output)
+    metrics = read_json(output, "metrics.json")
+    history = _optional(output, "history.csv")
+    page = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=ChainableUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page.filters.update(number=number, percent=percent, count=count, interval=interval, plain=plain)
+    html = page.get_template("report_template.html").render(
+        metrics=metrics,
+        names=METRIC_NAMES,
+        verdict=verdict(metrics),
+        answers=answers(metrics),
+        scale=scale(metrics),
+        figures=embed_figures(output / "figures", captions(metrics, history)),
+        decision={**metrics, **(_optional(output, "model/decision.json") or {})},
+        audit=_optional(output, "data_audit.json"),
+        augment=_optional(output, "augment.json"),
+        training=summarise_training(history),
+        robustness=flatten(metrics["robustness"]),
+    )
+    path = output / "report.html"
+    with atomic_path(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    return path
+
+
+def _optional(output: Path, name: str) -> Any:
+    try:
+        folder = find_artifact(name, output)
+    except FileNotFoundError:
+        return None
+    return read_table(folder, name) if name.endswith(".csv") else read_json(folder, name)
+
+
+def scale(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Rows of the AUC ruler in percent of its width, from 0 or 0.4 to 1; None without an AUC."""
+    rows = [("This model", metrics["video"].get("roc_auc")), ("Files alone", zero_pixel(metrics))]
+    known = [(label, row) for label, row in rows if as_number(row) is not None]
+    if not known or known[0][0] != "This model":
+        return None
+    ends = [
+        [value if (v := as_number(row.get(end))) is None else v for end in ("low", "high")]
+        for _, row in known
+        if (value := as_number(row)) is not None
+    ]
+    start = 0.4 if min(low for low, _ in ends) >= 0.4 else 0.0
+
+    def place(x: float | None) -> float:
+        return round(100 * ((x or 0) - start) / (1 - start), 2)
+
+    return {
+        "start": start,
+        "chance": place(0.5),
+        "rows": [
+            {
+                "label": label,
+                "auc": row,
+                "value": place(as_number(row)),
+                "low": place(low),
+                "width": round(place(high) - place(low), 2),
+            }
+            for (label, row), (low, high) in zip(known, ends, strict=True)
+        ],
+    }
+
+
+def embed_figures(folder: Path, lines: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Title, caption and data URI of each picture of `folder`, the known ones first."""
+    paths = sorted(folder.glob("*.png"), key=lambda path: (_rank(path.stem), path.stem))
+    figures = []
+    for path in paths:
+        title = TITLES.get(path.stem, path.stem.replace("_", " ").replace("-", " ").capitalize())
+        kind, data = _encode(path, FIGURES_BYTES // len(paths))
+        uri = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+        caption = lines.get(path.stem, f"{title}.")
+        with Image.open(path) as image:
+            width, height = image.size
+        figures.append(
+            {
+                "name": path.stem,
+                "title": title,
+                "caption": caption,
+                "uri": uri,
+                "width": width,
+                "height": height,
+            }
+        )
+    return figures
+
+
+def _rank(stem: str) -> int:
+    return ORDER.index(stem) if stem in ORDER else len(ORDER)
+
+
+def _encode(path: Path, budget: int) -> tuple[str, bytes]:
+    """The file as it is, or as a smaller and smaller JPEG until it fits into `budget` bytes."""
+    data, kind = path.read_bytes(), "png"
+    if len(data) <= budget:
+        return kind, data
+    with Image.open(path) as opened:
+        image = opened.convert("RGB")
+    while len(data) > budget and min(image.size) > 16:
+        buffer = BytesIO()
+        image.save(buffer, "JPEG", quality=85, optimize=True)
+        data, kind = buffer.getvalue(), "jpeg"
+        image = image.resize((int(image.width * 0.8), int(image.height * 0.8)))
+    return kind, data
+
+
+def summarise_training(history: pd.DataFrame | None) -> dict[str, str]:
+    """Facts of the run that need the whole history."""
+    if history is None or history.empty:
+        return {}
+    busy = history["compute_s"].sum() + history["data_wait_s"].sum()
+    return {
+        "Epochs run": count(len(history)),
+        "Time": f"{history['elapsed_s'].max() / 60:,.1f} min",
+        "Speed (median)": f"{history['images_per_s'].median():,.0f} images/s",
+        "Waiting for data": percent(history["data_wait_s"].sum() / busy) if busy else NOT_DEFINED,
+        "Peak memory": f"{peak:,.0f} MB"
+        if (peak := history["peak_memory_mb"].max()) > 0
+        else NOT_DEFINED,
+        "First and last training loss": f"{number(history['train_loss'].iloc[0])}, "
+        f"{number(history['train_loss'].iloc[-1])}",
+    }
+
+
+def flatten(tree: Any, path: tuple[str, ...] = ()) -> list[tuple[str, Any]]:
+    """(name, `{value, low, high}` or number) of each leaf of nested mappings."""
+    if isinstance(tree, Mapping) and "value" not in tree:
+        return [leaf for key, part in tree.items() for leaf in flatten(part, (*path, str(key)))]
+    return [(", ".join(path).replace("_", " "), tree)]
