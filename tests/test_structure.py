@@ -1,0 +1,288 @@
+"""The rules of the house: one direction of imports, one shape of notebooks, no stray paths."""
+
+import ast
+import inspect
+import io
+import json
+import re
+import sys
+import tokenize
+from importlib import metadata
+from pathlib import Path
+
+import nbformat
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from utils import demo_data
+from utils.parameters import checked_parameters, notebook_parameters
+from utils.pipeline import DEMO, NOTEBOOKS
+
+ROOT = Path(__file__).resolve().parent.parent
+#: Each module may import only those before it.
+MODULES = (
+    *("runtime", "artifacts", "layouts", "datasets", "inspection", "splits"),
+    *("video", "face_folders", "faces"),
+    *("demo_actors", "demo_faces", "demo_rooms", "demo_scenes", "demo_fakes", "demo_data"),
+    *("transforms", "loading", "models", "checkpoints", "engine"),
+    *("metrics", "baselines", "inference"),
+    *("plots", "plots_evaluation", "plots_intervals", "report_text", "report"),
+    *("parameters", "pipeline"),
+)
+#: Kaggle's image of August 2026, which the requirements must not ask to change.
+KAGGLE = {
+    "torch": "2.10.0",
+    "torchvision": "0.25.0",
+    "timm": "1.0.26",
+    "numpy": "2.0.2",
+    "scikit-learn": "1.6.1",
+    "opencv-python-headless": "4.13.0",
+    "nbconvert": "6.4.5",
+}
+#: Names that a branch for tests or CI would ask about.
+TEST_MODES = re.compile(
+    r"\b(CI|TEST|TESTING|TEST_MODE|SMOKE|DRY_RUN|FAST|QUICK|DEBUG|DEMO|GITHUB_ACTIONS"
+    r"|PYTEST_CURRENT_TEST|pytest)\b"
+)
+MACHINE_PATH = re.compile(r"(?<![\w.])(/(home|Users|root|work)/|[A-Z]:\\Users)")
+
+utils_modules = pytest.mark.parametrize("name", MODULES)
+each_notebook = pytest.mark.parametrize("name", NOTEBOOKS)
+
+
+def module_tree(name):
+    return ast.parse((ROOT / "utils" / f"{name}.py").read_text(encoding="utf-8"))
+
+
+def imported_modules(tree):
+    """Names of the modules of utils that a syntax tree imports, wherever the import stands."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("utils."))
+        elif isinstance(node, ast.ImportFrom):
+            package = ("utils." * bool(node.level) + (node.module or "")).rstrip(".").split(".")
+            if package == ["utils"]:
+                yield from (alias.name for alias in node.names)
+            elif package[0] == "utils":
+                yield package[1]
+
+
+def load(name):
+    return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+
+
+def code_cells(name):
+    return [cell for cell in load(name).cells if cell.cell_type == "code"]
+
+
+def parsed(cell):
+    """Parse a cell without its magics."""
+    lines = cell.source.splitlines()
+    return ast.parse("\n".join("pass" if line[:1] in ("%", "!") else line for line in lines))
+
+
+def text_files():
+    suffixes = {".py", ".ipynb", ".md", ".txt", ".json", ".toml", ".yml", ".html", ".csv", ""}
+    folders = ("utils", "tests", "notebooks", "benchmarks", "docs", ".ci", ".github")
+    found = [path for folder in folders for path in (ROOT / folder).rglob("*")]
+    found += ROOT.glob("*")
+    hidden = {"__pycache__", ".ipynb_checkpoints"}
+    return sorted(
+        path
+        for path in found
+        if path.is_file() and path.suffix in suffixes and not hidden & set(path.parts)
+    )
+
+
+# utils
+
+
+def test_every_module_has_its_place_in_the_order():
+    files = {path.stem for path in (ROOT / "utils").glob("*.py")} - {"__init__"}
+    assert files == set(MODULES)
+
+
+@utils_modules
+def test_module_imports_only_those_before_it(name):
+    before = set(MODULES[: MODULES.index(name)])
+    assert set(imported_modules(module_tree(name))) <= before
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import utils.report",
+        "from utils import report",
+        "from utils.report import x",
+        "from . import report",
+        "from .report import x",
+        "def f():\n    from utils.report import x",
+    ],
+)
+def test_every_form_of_import_is_seen(code):
+    assert list(imported_modules(ast.parse(code))) == ["report"]
+
+
+@utils_modules
+def test_module_is_short_and_knows_no_notebook(name):
+    text = (ROOT / "utils" / f"{name}.py").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 300
+    assert not re.search(r"\b(IPython|get_ipython)\b|import \*|filterwarnings", text)
+
+
+@utils_modules
+def test_only_command_lines_print(name):
+    if name == "pipeline":
+        pytest.skip("the pipeline is a command line")
+    functions = [n for n in ast.walk(module_tree(name)) if isinstance(n, ast.FunctionDef)]
+    mains = {node for f in functions if f.name == "main" for node in ast.walk(f)}
+    calls = [node for node in ast.walk(module_tree(name)) if isinstance(node, ast.Call)]
+    printing = {c.lineno for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"}
+    assert printing <= {node.lineno for node in mains if hasattr(node, "lineno")}
+
+
+# notebooks
+
+
+def test_there_are_the_six_notebooks():
+    assert sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb")) == list(NOTEBOOKS)
+
+
+def test_bootstrap_cells_are_identical():
+    bootstraps = {code_cells(name)[0].source for name in NOTEBOOKS}
+    assert len(bootstraps) == 1
+    assert "runtime.py" in bootstraps.pop()
+
+
+@each_notebook
+def test_only_the_bootstrap_touches_the_path(name):
+    assert not any("sys.path" in cell.source for cell in code_cells(name)[1:])
+
+
+@each_notebook
+def test_parameters_are_commented_literals(name):
+    parameters = notebook_parameters(ROOT / "notebooks" / f"{name}.ipynb")
+    assert {"DATA", "OUTPUT"} <= set(parameters)
+    (cell,) = [cell for cell in code_cells(name) if "parameters" in cell.metadata.get("tags", [])]
+    tokens = tokenize.generate_tokens(io.StringIO(cell.source).readline)
+    commented = {token.start[0] for token in tokens if token.type == tokenize.COMMENT}
+    for line in ast.parse(cell.source).body:
+        assert {line.lineno, line.end_lineno} & commented, f"no comment: {ast.unparse(line)}"
+
+
+@each_notebook
+def test_notebook_is_stripped(name):
+    assert not any(cell.outputs or cell.execution_count for cell in code_cells(name))
+
+
+@each_notebook
+def test_code_cells_are_short_and_define_next_to_nothing(name):
+    bootstrap, *chapters = code_cells(name)
+    assert not [c.source for c in (bootstrap, *chapters) if len(c.source.splitlines()) > 30]
+    nodes = [node for cell in chapters for node in ast.walk(parsed(cell))]
+    assert not [node.name for node in nodes if isinstance(node, ast.ClassDef)]
+    assert len([node for node in nodes if isinstance(node, ast.FunctionDef)]) <= 1
+
+
+@each_notebook
+def test_no_branch_asks_for_a_test_mode(name):
+    for cell in code_cells(name):
+        branches = [n for n in ast.walk(parsed(cell)) if isinstance(n, ast.If | ast.IfExp)]
+        assert not [b for b in branches if TEST_MODES.search(ast.unparse(b.test))], cell.source
+
+
+@each_notebook
+def test_notebook_opens_with_a_contract_and_ends_with_a_summary(name):
+    cells = load(name).cells
+    opening, last = cells[0], cells[-1]
+    assert opening.cell_type == last.cell_type == "markdown"
+    assert opening.source.startswith("# ")
+    assert "Reads" in opening.source
+    assert "Writes" in opening.source
+    assert len(re.findall(r"^[-*] ", last.source, flags=re.MULTILINE)) == 3
+    following = NOTEBOOKS[NOTEBOOKS.index(name) + 1 :][:1]
+    assert all(f"{after}.ipynb" in last.source for after in following)
+
+
+@each_notebook
+def test_overrides_of_the_demo_fit_the_notebook(name):
+    overrides = json.loads(DEMO.read_text(encoding="utf-8"))
+    values = overrides.get(name, {})
+    assert checked_parameters(ROOT / "notebooks" / f"{name}.ipynb", values).keys() == values.keys()
+
+
+def test_overrides_of_the_demo_name_notebooks_and_arguments():
+    overrides = json.loads(DEMO.read_text(encoding="utf-8"))
+    arguments = set(inspect.signature(demo_data.draw_demo).parameters)
+    assert set(overrides.pop("demo_data")) <= arguments
+    assert set(overrides) <= set(NOTEBOOKS)
+
+
+# packaging
+
+
+def requirements(name):
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def test_requirements_are_lower_bounds_with_one_pin():
+    listed = requirements("requirements.txt") + requirements("requirements-dev.txt")
+    operators = {r.name: [s.operator for s in r.specifier] for r in listed}
+    assert operators.pop("facenet-pytorch") == ["=="]
+    assert {name: o for name, o in operators.items() if o != [">="]} == {}
+
+
+def test_requirements_are_met_by_kaggle():
+    bounds = {r.name: r.specifier for r in requirements("requirements.txt")}
+    assert all(bounds[name].contains(Version(version)) for name, version in KAGGLE.items())
+
+
+def test_requirements_hold_all_that_utils_imports():
+    listed = {r.name.lower().replace("-", "_") for r in requirements("requirements.txt")}
+    nodes = [node for name in MODULES for node in ast.walk(module_tree(name))]
+    imported = [alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names]
+    imported += [n.module or "" for n in nodes if isinstance(n, ast.ImportFrom) and not n.level]
+    third_party = {name.split(".")[0] for name in imported} - set(sys.stdlib_module_names)
+    owners = metadata.packages_distributions()
+    missing = {
+        top
+        for top in third_party - {"utils"}
+        if not {d.lower().replace("-", "_") for d in owners.get(top, [])} & listed
+    }
+    assert missing == set()
+
+
+def test_kaggle_metadata_describes_the_notebooks():
+    described = json.loads((ROOT / "kaggle-metadata.json").read_text(encoding="utf-8"))
+    kernels = described["kernels"]
+    assert [k["code_file"] for k in kernels] == [f"notebooks/{name}.ipynb" for name in NOTEBOOKS]
+    assert len({frozenset(kernel) for kernel in kernels}) == 1  # the same keys
+    for number, kernel in enumerate(kernels):
+        assert re.sub(r"[^a-z0-9]+", "-", kernel["title"].lower()) == kernel["slug"]
+        assert 5 <= len(kernel["title"]) <= 50
+        assert set(kernel["kernel_sources"]) <= {earlier["slug"] for earlier in kernels[:number]}
+        assert isinstance(kernel["enable_gpu"], bool)
+        assert isinstance(kernel["enable_internet"], bool)
+        assert all(re.fullmatch(r"[\w-]+/[\w-]+", source) for source in kernel["dataset_sources"])
+    assert 6 <= len(described["utils"]["title"]) <= 50
+    assert described["owner"] == "OWNER"
+
+
+def test_ci_calls_the_test_command():
+    assert "\nmake test\n" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_no_file_names_a_path_of_a_machine():
+    files = text_files()
+    assert len(files) > len(MODULES) + len(NOTEBOOKS)
+    naming = [path for path in files if MACHINE_PATH.search(path.read_text(encoding="utf-8"))]
+    assert naming == []
+
+
+@pytest.mark.parametrize("folder", ["home", "Users", "root"])
+def test_paths_of_machines_are_seen(folder):
+    path = "/".join(["", folder, "me"])
+    assert MACHINE_PATH.search(f'open("{path}")')
+    assert not MACHINE_PATH.search(f"https://example.org{path}")
