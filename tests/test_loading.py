@@ -193,6 +193,14 @@ def test_augmentation_changes_from_epoch_to_epoch_and_from_crop_to_crop(tmp_path
     assert torch.equal(dataset[3][0], images[3])
 
 
+def test_loader_draws_the_changes_anew_in_every_epoch(paths):
+    options = {"batch_size": 9, "shuffle": True, "epochs": 2}
+    one, two = (images[rows.argsort()] for images, _, rows in batches(paths, RANDOM, **options))
+    assert not torch.equal(one, two)
+    one, two = (images[rows.argsort()] for images, _, rows in batches(paths, PLAIN, **options))
+    assert torch.equal(one, two)
+
+
 def test_loading_leaves_the_random_numbers_of_training_alone(paths):
     torch.manual_seed(0)
     expected = torch.rand(3)

@@ -135,6 +135,12 @@ def test_seed_decides_the_head_with_and_without_weights(tmp_path, backbone):
     assert after[0] == after[1]
 
 
+def test_untrained_head_says_that_it_does_not_know(images):
+    torch.manual_seed(0)
+    logits = build_model(NAME, image_size=32, pretrained=False).train()(images)
+    assert 0 < logits.abs().max() < 0.3  # a loss near ln 2, whatever the label
+
+
 def test_missing_weights_file_is_named():
     with pytest.raises(ValueError, match=r"nowhere\.pth"):
         build_model(NAME, image_size=32, weights="nowhere.pth")
