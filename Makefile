@@ -9,7 +9,7 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 export DATA OUTPUT SET FROM TO
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint clean
+.PHONY: help setup run test lint bench clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -28,6 +28,9 @@ lint: $(VENV)/.installed-dev ## ruff, format, stripped notebooks, types
 	$(PY) -m ruff format --check .
 	$(if $(NOTEBOOKS),$(PY) -m nbstripout --keep-id --verify $(NOTEBOOKS))
 	$(PY) -m mypy
+
+bench: $(VENV)/.installed ## ratios against the physical limit, into outputs/bench.json
+	@$(PY) -m benchmarks.run
 
 setup: $(VENV)/.installed-dev ## .venv with everything, which the others do by themselves
 

@@ -41,7 +41,7 @@ def plot_history(
     if best_epoch is None and history["val_auc"].notna().any():
         best_epoch = int(history.loc[history["val_auc"].idxmax(), "epoch"])
     if axes is None:
-        axes = plt.subplots(1, 2, figsize=(8.4, 4))[1]
+        axes = plt.subplots(1, 2, figsize=(7, 3.6))[1]
     loss, auc = axes
     loss.plot(history["epoch"], history["train_loss"], "--", color=MUTED, marker=".", label="train")
     for ax, column in ((loss, "val_loss"), (auc, "val_auc")):
@@ -52,7 +52,7 @@ def plot_history(
                     label=f"kept: {value:.3f}, epoch {epoch:.0f}")  # fmt: skip
         ax.set(xlabel="Epoch", xlim=(0.5, history["epoch"].max() + 0.5))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, columnspacing=1)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, columnspacing=1)
     loss.set_title("Loss (cross-entropy)")
     auc.set_title("ROC AUC on val (positive: FAKE)")
     return np.asarray(axes)

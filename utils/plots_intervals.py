@@ -78,7 +78,7 @@ def plot_leakage_ladder(ladder: pd.DataFrame, *, ax: Axes | None = None) -> Axes
     """
     require_columns(ladder, "split", "roc_auc", "low", "high", "flatters")
     rows = ladder.rename(columns={"roc_auc": "value"}).to_dict("records")
-    ax = get_axes(ax, figsize=(8, 1.7 + 0.75 * len(rows)))
+    ax = get_axes(ax, figsize=(6.6, 1.7 + 0.75 * len(rows)))
     draw_intervals(ax, rows, range(len(rows)))
     names = []
     for row in rows:
@@ -103,7 +103,7 @@ def plot_zero_pixel(result: Mapping[str, Any], *, ax: Axes | None = None) -> Axe
     for i, feature in enumerate(features):
         names[i] += "\n(the same for all)" if feature.get("constant") else ""
     names.append("all together")
-    ax = get_axes(ax, figsize=(8, 1.8 + 0.42 * len(names)))
+    ax = get_axes(ax, figsize=(6.6, 1.8 + 0.42 * len(names)))
     alone = [{"value": feature["roc_auc"]} for feature in features]
     draw_intervals(ax, alone, range(len(alone)), color=MUTED, marker="D")
     draw_intervals(ax, [result.get("roc_auc")], [len(alone)])
@@ -132,7 +132,7 @@ def plot_metric_intervals(
         for name in METRIC_NAMES
         if name != "log_loss" and any(name in metrics.get(k, {}) for k in ("frame", "video"))
     ]
-    ax = get_axes(ax, figsize=(8, 1.7 + 0.62 * len(names)))
+    ax = get_axes(ax, figsize=(6.6, 1.7 + 0.62 * len(names)))
     looks = {"frame": ("crops", MUTED, "o", -0.19), "video": ("videos", INK, "s", 0.19)}
     for level, (label, color, marker, offset) in looks.items():
         if level not in metrics:
@@ -168,7 +168,7 @@ def plot_slices(
         by: what the groups are.
         ax: where to draw.
     """
-    ax = get_axes(ax, figsize=(8, 1.7 + 0.5 * len(groups)))
+    ax = get_axes(ax, figsize=(6.6, 1.7 + 0.5 * len(groups)))
     draw_intervals(ax, [group.get("roc_auc") for group in groups.values()], range(len(groups)))
     names = [f"{name} (n = {group['n']:,})" for name, group in groups.items()]
     finish_rows(ax, names, f"ROC AUC by {by} on test")
