@@ -140,7 +140,7 @@ def test_executed_notebook_shows_its_figures(demo, name):
 
 def test_report_is_one_file_that_asks_for_nothing(demo):
     html = (demo / "report.html").read_text(encoding="utf-8")
-    assert not re.findall(r"<(?:script|link|iframe)\b", html)
+    assert not re.findall(r"<(?:script|iframe|object|embed)\b", html)
     assert not re.findall(r"""(?:src|srcset|href)=["'](?!data:|#)[^"']*""", html)
     assert not re.findall(r"url\((?!['\"]?data:)", html)
     auc = read_json(demo, "metrics.json")["video"]["roc_auc"]
