@@ -138,7 +138,7 @@ def test_kernels_are_of_this_interpreter_and_keep_figures(full_run):
 def test_summary_names_report_auc_threshold_and_model(full_run):
     lines = pipeline._summary(full_run[0]).splitlines()
     assert lines[0].endswith("report.html")
-    assert "0.871 (interval 0.790 to 0.930" in lines[1]
+    assert "0.871 (95% interval 0.790 to 0.930" in lines[1]
     assert "0.470, balanced_accuracy on val" in lines[2]
     assert lines[3].endswith("model")
 
