@@ -135,6 +135,22 @@ def test_kernels_are_of_this_interpreter_and_keep_figures(full_run):
     }
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [["03_train.EPOCHS=2 02_augment.FLIP=0"], ["03_train.EPOCHS=2", "02_augment.FLIP=0"]],
+)
+def test_set_takes_one_text_or_several(settings, monkeypatch):
+    seen = []
+
+    def run(data, output, overrides, start, stop):
+        seen.append(overrides)
+        raise ValueError("seen")
+
+    monkeypatch.setattr(pipeline, "run_pipeline", run)
+    assert main(["--set", *settings, "--data", "x"]) == 2
+    assert seen == [{"03_train": {"EPOCHS": "2"}, "02_augment": {"FLIP": "0"}}]
+
+
 def test_summary_names_report_auc_threshold_and_model(full_run):
     lines = pipeline._summary(full_run[0]).splitlines()
     assert lines[0].endswith("report.html")

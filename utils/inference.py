@@ -91,12 +91,11 @@ def collect_inputs(patterns: Sequence[str]) -> list[str]:
     files: dict[Path, str] = {}
     for pattern in patterns:
         path = Path(pattern)
-        if path.is_dir():
-            found = [str(file) for file in sorted(path.rglob("*")) if _is_media(file)]
-        elif path.is_file():
-            found = [str(path)]  # named by itself: judged, or listed with the reason
-        else:
-            found = [name for name in sorted(glob.glob(pattern, recursive=True)) if _is_media(name)]
+        # A file that is named by itself is judged, or listed with the reason, whatever it is.
+        found = [str(path)] if path.is_file() else []
+        if not found:
+            search = f"{glob.escape(pattern)}/**" if path.is_dir() else pattern
+            found = [name for name in sorted(glob.glob(search, recursive=True)) if _is_media(name)]
         if not found:
             raise FileNotFoundError(f"INPUTS: {pattern!r} names no image and no video")
         for name in found:  # a file that is named in two ways is one file

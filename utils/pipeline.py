@@ -212,14 +212,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", help="folder of a known layout (default: draw the demo data)")
     parser.add_argument("--output", help="folder to write to (outputs/run, or outputs/demo)")
     example = 'parameters, such as "03_train.EPOCHS=2 03_train.IMAGE_SIZE=96"'
-    parser.add_argument("--set", dest="overrides", default="", help=example)
+    # One text for several parameters, as make hands it on, or several texts.
+    parser.add_argument("--set", dest="overrides", nargs="*", action="extend", help=example)
     parser.add_argument("--from", dest="start", metavar="NOTEBOOK", help="first notebook")
     parser.add_argument("--to", dest="stop", metavar="NOTEBOOK", help="last notebook")
     args = parser.parse_args(argv)
     # papermill doubts parameters whose comment holds a "="; ours are checked already.
     logging.getLogger("papermill").setLevel(logging.ERROR)
     try:
-        overrides = parse_overrides(args.overrides)
+        overrides = parse_overrides(" ".join(args.overrides or []))
         output = run_pipeline(args.data, args.output, overrides, args.start, args.stop)
         # The names sort in the order of the run.
         evaluated = (args.start or "") <= "04_evaluate" <= (args.stop or NOTEBOOKS[-1])
