@@ -16,8 +16,7 @@ from utils.demo_scenes import Person, Scene, footprint, sample_speech, warp
 #: something else.
 METHODS = ("drawn_swap", "drawn_reenact")
 #: Strength of the traces of a fake, 0 to 1. Most are plain to a network at 64 px. A share is all
-#: but traceless, as the best fakes are. The aim: a network trained from random weights for 6 to
-#: 9 epochs reaches a video AUC of 0.90 to 0.97 on unseen sources.
+#: but traceless, as the best fakes are, so that no network can reach an AUC of 1.
 CLEAR_STRENGTH, FAINT_STRENGTH = (0.7, 1.0), (0.0, 0.25)
 FAINT_SHARE = 0.08
 

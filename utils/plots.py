@@ -181,7 +181,7 @@ def plot_feature_by_class(
     ax.set_ylim(bottom=0)
     ax.grid(axis="x", visible=False)
     # Below: a distribution may reach any corner of the axes.
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, columnspacing=1)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=1)
     ax.set_title(f"{column.replace('_', ' ').capitalize()} by class: n = {len(known):,}")
     return ax
 

@@ -51,7 +51,7 @@ def plot_history(
             ax.plot(epoch, value, "o", color=INK, markersize=9, fillstyle="none",
                     label=f"kept: {value:.3f}, epoch {epoch:.0f}")  # fmt: skip
         ax.set(xlabel="Epoch", xlim=(0.5, history["epoch"].max() + 0.5))
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, columnspacing=1)
     loss.set_title("Loss (cross-entropy)")
     auc.set_title("ROC AUC on val (positive: FAKE)")
