@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
@@ -169,6 +170,12 @@ def test_parameters_are_commented_literals(name):
     commented = {token.start[0] for token in tokens if token.type == tokenize.COMMENT}
     for line in ast.parse(cell.source).body:
         assert {line.lineno, line.end_lineno} & commented, f"no comment: {ast.unparse(line)}"
+
+
+@each_notebook
+def test_papermill_reads_every_parameter(name):
+    path = ROOT / "notebooks" / f"{name}.ipynb"
+    assert set(papermill.inspect_notebook(str(path))) == set(notebook_parameters(path))
 
 
 @each_notebook
