@@ -223,6 +223,7 @@ def captions(metrics: Mapping[str, Any], history: pd.DataFrame | None) -> dict[s
         "calibration": "On the diagonal a score is the share of fakes among the videos that get "
         f"it; scores were divided by the temperature {number(metrics['temperature'], 2)}.",
     }
+    lines["slices"] = "Each group of fakes against all real test videos."
     weakest = _weakest(metrics)
     if weakest:
         lines["slices"] = f"The weakest {weakest[0]} is {weakest[1]} with {number(weakest[2])}."
@@ -230,8 +231,8 @@ def captions(metrics: Mapping[str, Any], history: pd.DataFrame | None) -> dict[s
     if matrix:
         wrong, total = matrix[0][1] + matrix[1][0], sum(map(sum, matrix))
         lines["errors"] = (
-            f"The most confident of the errors; {count(wrong)} of {count(total)} test videos are "
-            "decided wrongly."
+            "The crops furthest on the wrong side, framed in the colour of the truth. By video, "
+            f"{count(wrong)} of {count(total)} are decided wrongly."
         )
     best = metrics.get("model", {}).get("best_epoch")
     if history is not None and best in set(history["epoch"]):
