@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
 # The recipe of `run` reads these from its environment, so blanks and quotes in them survive.
-export DATA OUTPUT SET FROM TO
+export DATA OUTPUT SET FROM TO ONLY BENCH_DATA
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test lint bench clean
@@ -29,7 +29,7 @@ lint: $(VENV)/.installed-dev ## ruff, format, stripped notebooks, types
 	$(if $(NOTEBOOKS),$(PY) -m nbstripout --keep-id --verify $(NOTEBOOKS))
 	$(PY) -m mypy
 
-bench: $(VENV)/.installed ## ratios against the physical limit, into outputs/bench.json
+bench: $(VENV)/.installed ## ratios against peers and limits, into outputs/bench.json [ONLY=loader BENCH_DATA=]
 	@$(PY) -m benchmarks.run
 
 setup: $(VENV)/.installed-dev ## .venv with everything, which the others do by themselves

@@ -1,39 +1,52 @@
-"""Run every benchmark and write `outputs/bench.json`: `make bench`.
+"""Run every benchmark and write `outputs/bench.json`: `make bench`, or some: `ONLY=loader`.
 
-Each benchmark is a module here with NAME, BASELINE, UNIT and `measure()`, which gives a pair
-(ours, baseline) for each paired run on this machine.
+Each module here offers BENCHMARKS: name, baseline, unit and a function that gives a pair (ours,
+baseline) for each paired run on this machine; one that has a single benchmark may have NAME,
+BASELINE, UNIT and `measure` instead.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
-from benchmarks import index_cost
+from benchmarks import fit_speed, index_cost, loader_growth, loader_speed
 from utils.artifacts import atomic_path
 
-BENCHMARKS = (index_cost,)
+MODULES = (index_cost, loader_speed, loader_growth, fit_speed)
 RESULT = Path("outputs/bench.json")
+
+
+def offered(module: ModuleType) -> Sequence[tuple]:
+    """The benchmarks of a module."""
+    alone = ("NAME", "BASELINE", "UNIT", "measure")
+    return getattr(module, "BENCHMARKS", None) or [tuple(getattr(module, n) for n in alone)]
 
 
 def main() -> None:
     rows = []
-    for benchmark in BENCHMARKS:
-        pairs = benchmark.measure()
+    only = os.environ.get("ONLY", "")
+    for name, baseline_name, unit, measure in (b for module in MODULES for b in offered(module)):
+        if only not in name:
+            continue
+        pairs = measure()
         ratios = sorted(ours / baseline for ours, baseline in pairs)
         ours, baseline = (statistics.median(column) for column in zip(*pairs))
         ratio = statistics.median(ratios)
         print(
-            f"{benchmark.NAME}: {ours:.3f} {benchmark.UNIT}; {benchmark.BASELINE}: {baseline:.3f}; "
+            f"{name}: {ours:.3f} {unit}; {baseline_name}: {baseline:.3f}; "
             f"ratio {ratio:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f} in {len(pairs)} paired runs)"
         )
         rows.append(
             {
-                "name": benchmark.NAME,
+                "name": f"{name} / {baseline_name}",
                 "ours": ours,
                 "baseline": baseline,
-                "unit": benchmark.UNIT,
+                "unit": unit,
                 "ratio": ratio,
                 "runs": [list(pair) for pair in pairs],
             }

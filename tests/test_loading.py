@@ -1,16 +1,14 @@
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 
-from utils.loading import CropDataset, EpochSampler, load_crop, make_loader, spread_frames
-from utils.transforms import POLICIES, eval_transform, train_transform
+from utils.loading import load_crop, make_loader, spread_frames
+from utils.transforms import eval_transform
 
 SIZE = {"image_size": 8, "mean": [0, 0, 0], "std": [1, 1, 1]}
 PLAIN = eval_transform(**SIZE)
 GREY = (204, 204, 204)  # a colour of the web palette
-RANDOM = train_transform(POLICIES["reference"], **SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -25,52 +23,11 @@ def paths(tmp_path_factory):
     return [str(path) for path in made]
 
 
-def batches(paths, transform=PLAIN, epochs=1, **options):
-    loader = make_loader(paths, [0, 1] * 4 + [0], transform, **options)
-    found = []
-    for epoch in range(epochs):
-        loader.sampler.epoch = epoch
-        found += list(loader)
-    return found
-
-
 def test_rows_keep_the_order_of_the_index(paths):
     images, targets, rows = next(iter(make_loader(paths, [0, 1] * 4 + [0], PLAIN, batch_size=9)))
     assert rows.tolist() == list(range(9))
     assert targets.tolist() == [0, 1] * 4 + [0]
     assert (images[:, 0, 0, 7] * 255).round().tolist() == [10 * row for row in range(9)]
-
-
-def test_shuffled_rows_stay_with_their_image_and_target(paths):
-    images, targets, rows = next(
-        iter(make_loader(paths, [0, 1] * 4 + [0], PLAIN, batch_size=9, shuffle=True, seed=1))
-    )
-    assert rows.tolist() != sorted(rows.tolist())
-    assert targets.tolist() == [row % 2 for row in rows]
-    assert (images[:, 0, 0, 7] * 255).round().tolist() == [10 * row for row in rows]
-
-
-def test_sampler_gives_every_row_once_in_every_epoch(paths):
-    dataset = CropDataset(paths, [0] * 9, PLAIN)
-    sampler = EpochSampler(9, seed=0)
-    assert len(sampler) == 9
-    for sampler.epoch in range(3):
-        assert sorted(dataset[item][2] for item in sampler) == list(range(9))
-
-
-def test_sampler_order_follows_from_seed_and_epoch_alone():
-    def order(seed, epoch):
-        sampler = EpochSampler(50, seed=seed)
-        sampler.epoch = epoch
-        return [item % 50 for item in sampler]
-
-    np.random.seed(5)
-    first = order(0, 3)
-    np.random.seed(6)
-    torch.manual_seed(6)
-    assert order(0, 3) == first
-    assert order(0, 4) != first
-    assert order(1, 3) != first
 
 
 def frames_table(**counts):
@@ -159,54 +116,10 @@ def test_crop_of_any_mode_becomes_rgb(tmp_path, mode):
     assert crop.getpixel((1, 1)) == GREY
 
 
-def test_last_batch_of_one_is_not_trained_on(paths):
-    assert [len(rows) for *_, rows in batches(paths, batch_size=4, shuffle=True)] == [4, 4]
-
-
-def test_last_batch_of_two_is_trained_on(paths):
-    assert [len(rows) for *_, rows in batches(paths, batch_size=7, shuffle=True)] == [7, 2]
-
-
-def test_last_batch_of_one_is_validated(paths):
-    assert [len(rows) for *_, rows in batches(paths, batch_size=4)] == [4, 4, 1]
-
-
-def test_only_crop_is_trained_on_rather_than_nothing(paths):
-    assert len(make_loader(paths[:1], [0], PLAIN, batch_size=4, shuffle=True)) == 1
-
-
-def test_augmented_batches_do_not_depend_on_the_number_of_workers(paths):
-    options = {"batch_size": 4, "shuffle": True, "seed": 3, "epochs": 2}
-    alone = batches(paths, RANDOM, num_workers=0, **options)
-    helped = batches(paths, RANDOM, num_workers=1, **options)
-    assert len(alone) == len(helped) == 4
-    for one, two in zip(alone, helped):
-        assert all(torch.equal(a, b) for a, b in zip(one, two))
-
-
-def test_augmentation_changes_from_epoch_to_epoch_and_from_crop_to_crop(tmp_path):
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(tmp_path / "crop.png")
-    dataset = CropDataset([str(tmp_path / "crop.png")] * 2, [0, 0], RANDOM)
-    images = [dataset[item][0] for item in range(8)]  # two rows in four epochs
-    assert len({image.numpy().tobytes() for image in images}) == 8
-    assert torch.equal(dataset[3][0], images[3])
-
-
-def test_loader_draws_the_changes_anew_in_every_epoch(paths):
-    options = {"batch_size": 9, "shuffle": True, "epochs": 2}
-    one, two = (images[rows.argsort()] for images, _, rows in batches(paths, RANDOM, **options))
-    assert not torch.equal(one, two)
-    one, two = (images[rows.argsort()] for images, _, rows in batches(paths, PLAIN, **options))
-    assert torch.equal(one, two)
-
-
-def test_loading_leaves_the_random_numbers_of_training_alone(paths):
-    torch.manual_seed(0)
-    expected = torch.rand(3)
-    torch.manual_seed(0)
-    batches(paths, RANDOM, batch_size=4, shuffle=True)
-    assert torch.equal(torch.rand(3), expected)
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_last_batch_may_be_smaller_and_workers_change_nothing(paths, num_workers):
+    loader = make_loader(paths, [0] * 9, PLAIN, batch_size=4, num_workers=num_workers)
+    assert [rows.tolist() for *_, rows in loader] == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
 
 
 def test_batch_size_of_nothing_is_refused(paths):

@@ -95,6 +95,9 @@ def test_folder_tells_classes_and_preprocessing_but_no_path_of_this_machine(tmp_
 def test_card_states_facts_and_limits():
     card = model_card({"model": NAME, "epochs": 3})
     assert f"| model | {NAME} |" in card
+    assert "| recipe | ema 0.9; scale 1 to 2 |" in model_card(
+        {"recipe": {"ema": 0.9, "scale": (1, 2)}}
+    )
     assert "Do not use it for" in card
 
 
@@ -158,6 +161,40 @@ def test_weights_under_names_that_timm_passes_over_are_refused(tmp_path, backbon
     save_file({f"encoder.{name}": tensor for name, tensor in backbone.items()}, path)
     with pytest.raises(ValueError, match=r"renamed\.safetensors.*conv_stem"):
         build_model(NAME, image_size=32, weights=str(path))
+
+
+def test_weights_may_be_a_folder_that_holds_one_file(tmp_path, backbone):
+    save_file(backbone, tmp_path / "anything.safetensors")
+    (tmp_path / "notes.txt").write_text("from timm")
+    state = build_model(NAME, image_size=32, weights=str(tmp_path)).state_dict()
+    assert torch.equal(state["conv_stem.weight"], backbone["conv_stem.weight"])
+
+
+def test_model_folder_of_an_earlier_run_may_be_gone_on_from(folder):
+    model, _ = load_model(folder)
+    state = build_model(NAME, image_size=64, weights=str(folder)).state_dict()
+    assert torch.equal(state["conv_stem.weight"], model.state_dict()["conv_stem.weight"])
+
+
+@pytest.mark.parametrize(
+    ("names", "named"),
+    [([], "holds weights"), (["a.pth", "b.pth"], r"\(a\.pth, b\.pth\): name one")],
+)
+def test_folder_without_weights_or_with_several_is_refused(tmp_path, backbone, names, named):
+    for name in names:
+        torch.save(backbone, tmp_path / name)
+    with pytest.raises(ValueError, match=named):
+        build_model(NAME, image_size=32, weights=str(tmp_path))
+
+
+def test_folder_with_a_malicious_file_is_not_unpickled(tmp_path, backbone):
+    trap, path = tmp_path / "sprung", tmp_path / "attached" / "weights.bin"
+    path.parent.mkdir()
+    torch.save(backbone | {"x": Trap(trap)}, path)
+    with pytest.raises(ValueError, match=r"weights\.bin.*cannot be read"):
+        build_model(NAME, image_size=32, weights=str(path.parent))
+    assert not trap.exists()
+    assert is_sprung(trap, by=path)
 
 
 def test_weights_file_is_not_unpickled(tmp_path, backbone):

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
-from utils import plots, plots_evaluation, plots_intervals
+from utils import plots, plots_evaluation, plots_intervals, plots_training
 
 Y_TRUE = np.array([0, 0, 1, 1, 1])
 Y_SCORE = np.array([0.1, 0.6, 0.4, 0.8, 0.9])  # AUC: 5 of 6 pairs in order
@@ -269,3 +269,11 @@ def test_plots_draw_on_the_axes_that_are_given(index):
     _, ax = plt.subplots()
     assert plots.plot_split(index, ax=ax) is ax
     assert plots_evaluation.plot_roc(Y_TRUE, Y_SCORE, ax=ax) is ax
+
+
+def test_learning_rate_is_drawn_over_epochs():
+    ax = plots_training.plot_learning_rate([0.1, 0.2, 0.1, 0.0], steps_per_epoch=2)
+    (line,) = ax.lines
+    assert line.get_xdata().tolist() == [0, 0.5, 1, 1.5]
+    assert line.get_ydata().tolist() == [0.1, 0.2, 0.1, 0.0]
+    assert ax.get_title(loc="left") == "Learning rate, 4 steps"

@@ -14,7 +14,7 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.models import save_for_hf
+from timm.models import load_state_dict, save_for_hf
 
 from utils.artifacts import CLASSES
 from utils.transforms import Transform, eval_transform
@@ -36,7 +36,8 @@ def build_model(
         name: timm name, such as "tf_efficientnetv2_s.in1k".
         image_size: side of the square input in pixels.
         pretrained: start from timm's ImageNet weights.
-        weights: a local file of such weights (.safetensors, .pth) for machines without internet.
+        weights: a local file of such weights (.safetensors, .pth), or a folder that holds one, for
+            machines without internet. Only tensors are read, nothing is unpickled.
     Raises:
         ValueError: unknown name, or the weights cannot be had; says how to attach them.
     """
@@ -51,9 +52,7 @@ def build_model(
         "crop_mode": "squash",
     }
     if weights:
-        if not Path(weights).is_file():
-            raise ValueError(f"WEIGHTS {weights!r} is not a file")
-        config["file"] = weights
+        config["state_dict"] = _read_weights(_weights_file(Path(weights)))
     options: dict[str, Any] = {"num_classes": len(CLASSES), "pretrained_cfg_overlay": config}
     rng_state = torch.get_rng_state()
     try:
@@ -66,14 +65,41 @@ def build_model(
         source = weights or "the Hugging Face hub"
         raise ValueError(
             f"no pretrained weights for {name} from {source}: {reason}. Switch the internet on, "
-            "or set WEIGHTS to an attached file of them, or set PRETRAINED=False to start from "
-            "random weights (which needs far more data)."
+            "or attach them (on Kaggle: Add Input > Models, timm) and set WEIGHTS to their file or "
+            "folder, or set PRETRAINED=False to start from random weights (which needs far more "
+            "data)."
         ) from error
     if weights:
         torch.set_rng_state(rng_state)
         _check_loaded(model, timm.create_model(name, pretrained=False, **options), weights)
+        # config.json is no place for tensors.
+        model.pretrained_cfg.pop("state_dict")  # type: ignore[operator, union-attr]
     _calm_head(model)
     return model
+
+
+def _weights_file(path: Path) -> Path:
+    """The file of weights that a path names: itself, or the one in that folder."""
+    if path.is_file():
+        return path
+    for pattern in ("model.safetensors", "*.safetensors", "*.pth", "*.pt", "*.bin"):
+        found = sorted(path.glob(pattern)) if path.is_dir() else []
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = ", ".join(file.name for file in found)
+            raise ValueError(f"WEIGHTS {str(path)!r} holds several files ({names}): name one")
+    raise ValueError(f"WEIGHTS {str(path)!r} is no file, and no folder that holds weights")
+
+
+def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors by name out of a file of weights."""
+    try:
+        return load_state_dict(str(path), weights_only=True)
+    # safetensors, the zip reader and the safe unpickler each raise errors of their own.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"WEIGHTS {str(path)!r} cannot be read as weights: {reason}") from error
 
 
 def _calm_head(model: torch.nn.Module) -> None:
@@ -187,7 +213,7 @@ def load_model(folder: str | Path) -> tuple[torch.nn.Module, dict[str, Any]]:
 
 def model_card(facts: Mapping[str, Any]) -> str:
     """README.md of the model folder: what it is, how it was made, what it must not be used for."""
-    rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
+    rows = "\n".join(f"| {key} | {_in_words(value)} |" for key, value in facts.items())
     return f"""---
 library_name: timm
 pipeline_tag: image-classification
@@ -216,3 +242,12 @@ Sorting and studying material that looks like its training data: faces cut by th
 Proof against or for a person, in court or in public. It knows the kinds of fakes that it was
 trained on; new generators, strong compression and other cameras can defeat it without notice.
 """
+
+
+def _in_words(value: Any) -> str:
+    """A value in a cell of a Markdown table."""
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key} {_in_words(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return " to ".join(map(str, value))
+    return str(value).replace("|", "\\|")

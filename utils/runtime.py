@@ -122,12 +122,14 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **packages}
 
 
+def device_name(device: torch.device) -> str:
+    """What a person calls it, such as "CPU" or "Tesla T4 (2 visible)"."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)} ({torch.cuda.device_count()} visible)"
+    return "CPU" if device.type == "cpu" else device.type
+
+
 def version_line(device: torch.device) -> str:
     """One line for the top of a notebook: place, device, versions."""
-    name = "CPU"
-    if device.type == "cuda":
-        name = f"{torch.cuda.get_device_name(device)} ({torch.cuda.device_count()} visible)"
-    elif device.type != "cpu":
-        name = device.type
     line = " · ".join(f"{package} {version}" for package, version in versions().items())
-    return f"{environment()} · {name} · {line}"
+    return f"{environment()} · {device_name(device)} · {line}"

@@ -8,41 +8,104 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import v2
 
 Transform = Callable[[Image.Image], torch.Tensor]
+
+#: Parameters that are a range (low, high), and the highest value of each; all are above zero.
+RANGES = {
+    "crop_scale": 1,
+    "blur_sigma": 10,
+    "downscale_factor": 1,
+    "noise_std": 128,
+    "jpeg_quality": 100,
+    "cutout_scale": 1,
+}
+#: Highest value of the parameters that are neither a range nor a probability; the lowest is zero.
+LIMITS = {"rotation": 180, "colour": 1}
 
 
 @dataclass(frozen=True)
 class Policy:
     """Random changes to a training crop, drawn anew for every crop and epoch.
 
+    `utils.augment.augment` makes all of them but `self_blend`. A probability of zero switches an
+    ingredient off; pixels are those of the network's input.
+
     Attributes:
         name: what augment.json and the model card call it.
-        crop_scale: share of the area that the random crop keeps, (low, high), each in (0, 1].
+        crop_scale: share of the area that the random crop keeps.
         flip: probability of a horizontal flip.
         rotation: largest rotation in degrees, to either side.
+        colour: largest relative change of brightness and of contrast, to either side: a light or a
+            camera says nothing about the class.
+        blur: probability of a Gaussian blur; `blur_sigma`: its standard deviation in pixels.
+        downscale: probability that the crop is shrunk and enlarged again, as a small face of a
+            large frame is; `downscale_factor`: the share of the side that is left in between.
+        noise: probability of Gaussian noise; `noise_std`: its standard deviation in levels of 255.
+        jpeg: probability of JPEG compression; `jpeg_quality`: its quality.
+        cutout: probability of a grey rectangle (DeVries & Taylor 2017), so that no single place
+            may decide; `cutout_scale`: its share of the area.
+        self_blend: probability that a REAL crop becomes a FAKE one, blended from itself
+            (`utils.self_blend`). It changes the label, so the loader does it, before the rest.
     """
 
     name: str
     crop_scale: tuple[float, float] = (1.0, 1.0)
     flip: float = 0.0
     rotation: float = 0.0
+    colour: float = 0.0
+    blur: float = 0.0
+    blur_sigma: tuple[float, float] = (0.5, 1.5)
+    downscale: float = 0.0
+    downscale_factor: tuple[float, float] = (0.4, 0.9)
+    noise: float = 0.0
+    noise_std: tuple[float, float] = (2.0, 8.0)
+    jpeg: float = 0.0
+    jpeg_quality: tuple[float, float] = (40.0, 95.0)
+    cutout: float = 0.0
+    cutout_scale: tuple[float, float] = (0.02, 0.15)
+    self_blend: float = 0.0
 
     def __post_init__(self) -> None:
-        low, high = self.crop_scale
-        if not 0 < low <= high <= 1:
-            raise ValueError(f"crop_scale {self.crop_scale} is not 0 < low <= high <= 1")
-        if not 0 <= self.flip <= 1:
-            raise ValueError(f"flip {self.flip} is not a probability")
-        if not 0 <= self.rotation <= 180:
-            raise ValueError(f"rotation {self.rotation} is not within 0 to 180 degrees")
+        for name in PARAMETERS:
+            value, top = getattr(self, name), RANGES.get(name) or LIMITS.get(name, 1)
+            if name not in RANGES and not _is_within(value, top):
+                kind = "within 0 to" if name in LIMITS else "a probability, 0 to"
+                raise ValueError(f"{name} {value!r} is not {kind} {top}")
+            if name in RANGES and not _is_range(value, top):
+                raise ValueError(f"{name} {value!r} is not two numbers, 0 < low <= high <= {top}")
 
 
+def _is_within(value: Any, top: float) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= top
+
+
+def _is_range(value: Any, top: float) -> bool:
+    pair = isinstance(value, tuple) and len(value) == 2
+    return pair and all(_is_within(bound, top) for bound in value) and 0 < value[0] <= value[1]
+
+
+#: All that a policy may say, in the order of augment.json.
+PARAMETERS = tuple(field.name for field in fields(Policy) if field.name != "name")
 #: "reference" is the recipe of the field's reference notebook: random crop, flip, rotation.
+#: "strong" adds what happens to a video on its way, so that no trace of one encoder is learnt.
 POLICIES = {
     "none": Policy("none"),
     "reference": Policy("reference", crop_scale=(0.8, 1.0), flip=0.5, rotation=10.0),
+    "strong": Policy(
+        "strong",
+        crop_scale=(0.8, 1.0),
+        flip=0.5,
+        rotation=10.0,
+        colour=0.15,
+        blur=0.15,
+        downscale=0.2,
+        noise=0.15,
+        jpeg=0.5,
+        cutout=0.3,
+        self_blend=0.25,
+    ),
 }
 
 
@@ -54,12 +117,13 @@ def make_policy(name: str, **parameters: Any) -> Policy:
     """
     if name not in POLICIES:
         raise ValueError(f"unknown policy {name!r}; known: {', '.join(POLICIES)}")
-    known = {field.name for field in fields(Policy)} - {"name"}
-    if unknown := sorted(set(parameters) - known):
-        raise ValueError(f"unknown policy parameter {unknown[0]!r}; known: {', '.join(known)}")
+    if unknown := sorted(set(parameters) - set(PARAMETERS)):
+        known = ", ".join(PARAMETERS)
+        raise ValueError(f"unknown policy parameter {unknown[0]!r}; known: {known}")
     given = {key: value for key, value in parameters.items() if value is not None}
-    if "crop_scale" in given:
-        given["crop_scale"] = tuple(given["crop_scale"])
+    for key in RANGES.keys() & given.keys():
+        # JSON and papermill know lists only.
+        given[key] = tuple(given[key]) if isinstance(given[key], list) else given[key]
     return Policy(**{**asdict(POLICIES[name]), **given})
 
 
@@ -74,45 +138,17 @@ def policy_from_dict(content: dict[str, Any]) -> Policy:
     return make_policy(content["policy"], **content["parameters"])
 
 
-def augmentation(policy: Policy, image_size: int) -> v2.Transform:
-    """The random part of a policy: PIL image in, PIL image of `image_size` pixels out."""
-    steps: list[v2.Transform] = []
-    if policy.rotation:
-        # Grey corners: the value that normalisation with a mean of 0.5 turns into zero.
-        steps.append(
-            v2.RandomRotation(
-                policy.rotation, interpolation=InterpolationMode.BILINEAR, fill=(127, 127, 127)
-            )
-        )
-    if policy.crop_scale != (1.0, 1.0):
-        ratio = (0.9, 1.1)  # a face may be squeezed a little; its proportions are no clue
-        steps.append(v2.RandomResizedCrop(image_size, scale=policy.crop_scale, ratio=ratio))
-    else:
-        steps.append(v2.Resize((image_size, image_size)))
-    if policy.flip:
-        steps.append(v2.RandomHorizontalFlip(policy.flip))
-    return v2.Compose(steps)
-
-
-def _to_normalised(mean: Sequence[float], std: Sequence[float]) -> list[v2.Transform]:
-    return [
-        v2.ToImage(),
-        v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(list(mean), list(std)),
-    ]
-
-
-def train_transform(
-    policy: Policy, *, image_size: int, mean: Sequence[float], std: Sequence[float]
-) -> Transform:
-    """PIL crop → augmented, normalised float32 tensor of shape (3, image_size, image_size)."""
-    return v2.Compose([augmentation(policy, image_size), *_to_normalised(mean, std)])
-
-
 def eval_transform(*, image_size: int, mean: Sequence[float], std: Sequence[float]) -> Transform:
     """PIL crop → normalised float32 tensor of shape (3, image_size, image_size), nothing random.
 
     The one transform of validation, test and inference: the whole crop, resized bilinearly with
     antialiasing. Nothing is cut off, for a crop is a face and not a scene.
     """
-    return v2.Compose([v2.Resize((image_size, image_size)), *_to_normalised(mean, std)])
+    return v2.Compose(
+        [
+            v2.Resize((image_size, image_size)),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(list(mean), list(std)),
+        ]
+    )

@@ -1,0 +1,120 @@
+"""What `fit` adds to the bare training step: epochs of it beside the same steps on fixed tensors.
+
+The bare step is the limit: forward, backward and optimiser on one batch of random numbers that
+lies in memory. An epoch of `fit` has the same shapes and precision, and besides loads, augments and
+normalises, checks the loss, validates a few crops and writes its checkpoint. Beside a GPU, a plain
+float32 loop without channels_last is measured too.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.crops import bench_crops
+from utils.engine import fit
+from utils.feeding import CropSet
+from utils.models import build_model
+from utils.precision import mixed_precision
+from utils.recipes import make_config, make_optimizer
+from utils.runtime import get_device
+from utils.sampling import CropTable
+from utils.store import open_store
+from utils.transforms import POLICIES
+
+MODEL = "tf_efficientnetv2_s.in1k"
+SIZE = 160
+#: Runs, epochs a run (the first one warms up), steps an epoch, crops a step.
+CPU = (3, 3, 10, 16)
+GPU = (5, 4, 60, 128)
+
+
+def crop_set(paths: list[str], folder: Path, name: str) -> CropSet:
+    rows = np.arange(len(paths))
+    table = CropTable(y_true=rows % 2, video=rows, source=rows // 2, frame=0 * rows)
+    return CropSet(open_store(paths, SIZE, folder, name, progress=False), table, paths)
+
+
+def epochs_of_fit(train: CropSet, val: CropSet, folder: Path, epochs: int, batch: int) -> float:
+    """Crops a second of all epochs but the first, with all that an epoch takes."""
+    ends: list[float] = []
+    fit(
+        build_model(MODEL, image_size=SIZE, pretrained=False),
+        train,
+        val,
+        make_config("reference", epochs=epochs, batch_size=batch, frames_per_video=0),
+        policy=POLICIES["reference"],
+        folder=folder / "checkpoint",
+        device=get_device(),
+        num_workers=1,
+        processes=1,
+        on_epoch=lambda _: ends.append(time.perf_counter()),
+        progress=False,
+    )
+    return (epochs - 1) * len(train) / (ends[-1] - ends[0])
+
+
+def bare_steps(steps: int, batch: int, *, plain: bool = False) -> float:
+    """Crops a second of the bare step; `plain`: in float32, contiguous, with the default Adam."""
+    device = get_device()
+    layout = torch.contiguous_format if plain else torch.channels_last
+    model = build_model(MODEL, image_size=SIZE, pretrained=False)
+    model = model.to(device).to(memory_format=layout).train()
+    optimizer = make_optimizer(model, make_config("reference"))
+    if plain:
+        optimizer = torch.optim.Adam(model.parameters(), foreach=False)
+    images = torch.randn(batch, 3, SIZE, SIZE, device=device).to(memory_format=layout)
+    targets = torch.randint(0, 2, (batch,), device=device)
+    precision = "no" if plain else mixed_precision(device)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float16
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+    for step in range(steps + 2):
+        if step == 2:  # two to warm up
+            _wait(device)
+            start = time.perf_counter()
+        with torch.autocast(device.type, dtype=dtype, enabled=precision != "no"):
+            loss = torch.nn.functional.cross_entropy(model(images), targets)
+        optimizer.zero_grad(set_to_none=True)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    _wait(device)
+    return steps * batch / (time.perf_counter() - start)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def of_fit() -> list[tuple[float, float]]:
+    """(crops a second of `fit`, of the bare step) of each paired run."""
+    runs, epochs, steps, batch = GPU if torch.cuda.is_available() else CPU
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        paths = bench_crops(folder)
+        wanted = (paths * (steps * batch // len(paths) + 1))[: steps * batch]
+        train, val = crop_set(wanted, folder, "train"), crop_set(paths[:2], folder, "val")
+        return [
+            (
+                epochs_of_fit(train, val, folder, epochs, batch),
+                bare_steps((epochs - 1) * steps, batch),
+            )
+            for _ in range(runs)
+        ]
+
+
+def of_plain_loop() -> list[tuple[float, float]]:
+    """(crops a second of our step, of the plain float32 step) of each paired run."""
+    runs, _, steps, batch = GPU if torch.cuda.is_available() else CPU
+    return [(bare_steps(steps, batch), bare_steps(steps, batch, plain=True)) for _ in range(runs)]
+
+
+BENCHMARKS = (
+    (f"fit, V2-S, {SIZE} px", "bare step", "crops/s", of_fit),
+    (f"step, V2-S, {SIZE} px", "plain float32 step", "crops/s", of_plain_loop),
+)
