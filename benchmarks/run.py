@@ -10,10 +10,10 @@ import json
 import statistics
 from pathlib import Path
 
-from benchmarks import index_cost
+from benchmarks import bootstrap_cost, bootstrap_coverage, index_cost
 from utils.artifacts import atomic_path
 
-BENCHMARKS = (index_cost,)
+BENCHMARKS = (index_cost, bootstrap_cost, bootstrap_coverage)
 RESULT = Path("outputs/bench.json")
 
 

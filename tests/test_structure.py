@@ -27,7 +27,8 @@ MODULES = (
     *("video", "face_folders", "faces"),
     *("demo_actors", "demo_faces", "demo_rooms", "demo_scenes", "demo_fakes", "demo_data"),
     *("transforms", "loading", "models", "checkpoints", "engine"),
-    *("metrics", "baselines", "inference"),
+    *("scores", "weighted_scores", "resampling", "decisions", "metrics"),
+    *("baselines", "inference"),
     *("plots", "plots_evaluation", "plots_intervals", "report_text", "report"),
     *("parameters", "pipeline"),
 )
@@ -88,7 +89,7 @@ def text_files():
     folders = ("utils", "tests", "notebooks", "benchmarks", "docs", ".ci", ".github")
     found = [path for folder in folders for path in (ROOT / folder).rglob("*")]
     found += ROOT.glob("*")
-    hidden = {"__pycache__", ".ipynb_checkpoints"}
+    hidden = {"__pycache__", ".ipynb_checkpoints", ".git"}  # .git is a file in a work tree
     return sorted(
         path
         for path in found

@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from utils.artifacts import CLASSES
-from utils.metrics import bootstrap
+from utils.resampling import bootstrap
 
 ZERO_PIXEL_FEATURES = ("file_bytes", "width", "height", "crops", "frames", "faces_per_frame")
 #: Crops of one video that the ladder keeps where it has to drop rows.
