@@ -29,8 +29,8 @@ MODULES = (
     *("transforms", "loading", "models", "checkpoints", "engine"),
     *("scores", "weighted_scores", "resampling", "decisions", "metrics"),
     *("evaluation", "slices", "robustness", "explain", "baselines", "inference"),
-    *("plots", "plots_evaluation", "plots_intervals"),
-    *("report_text", "report"),
+    *("plots", "plots_evaluation", "plots_intervals", "plots_faces"),
+    *("report_text", "report_captions", "report"),
     *("parameters", "pipeline"),
 )
 #: Kaggle's image of August 2026, which the requirements must not ask to change.
