@@ -13,6 +13,7 @@ from PIL import Image
 
 from utils.report import build_report, embed_figures
 from utils.report_captions import captions
+from utils.report_markdown import build_markdown
 from utils.report_text import answers, count, interval, number, percent, plain, verdict, weakest
 
 ROW = {"value": 0.8123, "low": 0.7011, "high": 0.9022}
@@ -370,3 +371,36 @@ def test_missing_metrics_name_the_notebook(tmp_path):
     with pytest.raises(FileNotFoundError, match="04_evaluate"):
         build_report(tmp_path)
     assert not (tmp_path / "report.html").exists()
+
+
+def test_markdown_says_the_same_with_pictures_beside_it(build, tmp_path):
+    build(figures=["confusion", "roc", "my own"])
+    text = build_markdown(tmp_path).read_text(encoding="utf-8")
+    for words in ("0.812 (0.701 to 0.902)", "5 of 17 real videos", "Can I use it?", "abc123",
+                  "![ROC curve](figures/roc.png)", "(figures/my%20own.png)"):  # fmt: skip
+        assert words in text
+    assert text.index("figures/roc.png") < text.index("figures/confusion.png")
+
+
+def test_the_card_holds_one_evaluation_the_last(build, tmp_path):
+    build(files={"model/README.md": "# A card\n\n## Use it for\nStudy.\n"})
+    build_markdown(tmp_path)
+    build(changed(roc_auc={"value": 0.6666, "low": 0.6111, "high": 0.7222}))
+    build_markdown(tmp_path)
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("# A card\n\n## Use it for\nStudy.")
+    assert card.count("## Evaluation") == 1
+    assert "0.667 (0.611 to 0.722)" in card and "ROC AUC is 0.812" not in card
+
+
+def test_hostile_names_add_no_markup_to_the_markdown(build, tmp_path):
+    metrics = copy.deepcopy(METRICS)
+    evil = "a|b\n# [x](http://evil) ![y](z) `code` <b>"
+    metrics["data"] = {"datasets": [evil], "fingerprint": evil}
+    group = {"n": 90, "roc_auc": {**ROW, "value": 0.2}}
+    metrics["slices"] = {"method": {evil: group, "plain": {"n": 90, "roc_auc": ROW}}}
+    build(metrics, figures=["slices"])
+    text = build_markdown(tmp_path).read_text(encoding="utf-8")
+    assert "evil" in text and "<b>" not in text
+    assert not re.search(r"(?<!\\)\]\(http", text)
+    assert not re.search(r"(?<!\\)`|^# \[|a\|b", text.replace("a\\|b", ""), flags=re.MULTILINE)

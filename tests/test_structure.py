@@ -30,7 +30,7 @@ MODULES = (
     *("scores", "weighted_scores", "resampling", "decisions", "metrics"),
     *("evaluation", "slices", "robustness", "explain", "baselines", "inference"),
     *("plots", "plots_evaluation", "plots_intervals", "plots_faces"),
-    *("report_text", "report_captions", "report"),
+    *("report_text", "report_captions", "report", "report_markdown"),
     *("parameters", "pipeline"),
 )
 #: Kaggle's image of August 2026, which the requirements must not ask to change.

@@ -145,10 +145,10 @@ def scale(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def embed_figures(folder: Path, lines: Mapping[str, str]) -> list[dict[str, Any]]:
     """Title, caption and data URI of each picture of `folder`, the known ones first."""
-    paths = sorted(folder.glob("*.png"), key=lambda path: (_rank(path.stem), path.stem))
+    paths = figure_paths(folder)
     figures = []
     for path in paths:
-        title = TITLES.get(path.stem, path.stem.replace("_", " ").replace("-", " ").capitalize())
+        title = title_of(path.stem)
         kind, data = _encode(path, FIGURES_BYTES // len(paths))
         uri = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
         caption = lines.get(path.stem, f"{title}.")
@@ -168,8 +168,15 @@ def embed_figures(folder: Path, lines: Mapping[str, str]) -> list[dict[str, Any]
     return figures
 
 
-def _rank(stem: str) -> int:
-    return ORDER.index(stem) if stem in ORDER else len(ORDER)
+def figure_paths(folder: Path) -> list[Path]:
+    """The pictures of `folder`, the known ones first, in their order."""
+    rank = {stem: i for i, stem in enumerate(ORDER)}
+    return sorted(folder.glob("*.png"), key=lambda path: (rank.get(path.stem, 99), path.stem))
+
+
+def title_of(stem: str) -> str:
+    """Title of a picture by its name: "my_own" is "My own"."""
+    return TITLES.get(stem, stem.replace("_", " ").replace("-", " ").capitalize())
 
 
 def _encode(path: Path, budget: int) -> tuple[str, bytes]:
