@@ -184,7 +184,7 @@ def answers(metrics: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 
 
 def failures(metrics: Mapping[str, Any]) -> list[str]:
-    """Where it fails: errors of each class, the weakest group, the hardest corruption."""
+    """Where it fails: errors of each class, the weakest group, corruption and other data set."""
     sentences = []
     matrix = metrics.get("confusion", {}).get("video")
     if matrix:
@@ -206,6 +206,14 @@ def failures(metrics: Mapping[str, Any]) -> list[str]:
         sentences.append(
             f"Hardest corruption: {title} {severity}, ROC AUC {number(row['roc_auc'])}"
             f" where clean pictures reach {number(metrics['robustness']['clean']['roc_auc'])}."
+        )
+    elsewhere = [row for row in metrics.get("generalisation") or [] if row.get("elsewhere")]
+    known = [row for row in elsewhere if as_number(row.get("roc_auc")) is not None]
+    if known:
+        row = min(known, key=lambda row: as_number(row["roc_auc"]) or 0.0)
+        within = f" ({interval(row['roc_auc'])})" if interval(row["roc_auc"]) else ""
+        sentences.append(
+            f"On other data, {row['tested_on']}: ROC AUC {number(row['roc_auc'])}{within}."
         )
     return sentences or ["The errors were not counted."]
 
