@@ -404,3 +404,11 @@ def test_hostile_names_add_no_markup_to_the_markdown(build, tmp_path):
     assert "evil" in text and "<b>" not in text
     assert not re.search(r"(?<!\\)\]\(http", text)
     assert not re.search(r"(?<!\\)`|^# \[|a\|b", text.replace("a\\|b", ""), flags=re.MULTILINE)
+
+
+def test_a_target_that_no_band_reached_is_said():
+    metrics = copy.deepcopy(METRICS)
+    said = "No band reached the error of 10.0% that was asked for."
+    assert said not in dict(answers(metrics))["Can I use it?"]
+    metrics["abstention"]["error"] = 0.25
+    assert said in dict(answers(metrics))["Can I use it?"]

@@ -169,6 +169,9 @@ def answers(metrics: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
             f"{number(band['high'], 2)}): on val it then decided {percent(band['coverage'])} of "
             f"the videos and erred on {percent(band.get('error'))} of those."
         )
+        target = as_number(band.get("target"))
+        if target is not None and (as_number(band.get("error")) or 0) > target:
+            use.append(f"No band reached the error of {percent(target)} that was asked for.")
         effect = band.get("test") or {}
         if as_number(effect.get("error")) is not None:
             use.append(
