@@ -305,6 +305,7 @@ def test_small_groups_are_marked_and_are_the_weakest_only_among_themselves():
                         "2 or more": {"n": 4, "roc_auc": low, "small": True}}}  # fmt: skip
     found = weakest({**METRICS, "slices": slices})
     assert found is not None and found[1] == "1"
+    assert "Grey groups are small" in captions({**METRICS, "slices": slices}, None)["slices"]
     slices["faces"]["1"]["small"] = True
     assert weakest({**METRICS, "slices": slices})[1] == "2 or more"
 
@@ -333,7 +334,7 @@ def test_models_rules_pools_and_other_data_have_their_tables(build):
 @pytest.mark.parametrize(
     ("why", "words"),
     [
-        ({"agreement_with_random": 0.1234}, "0.123 only, so they show what was learnt"),
+        ({"agreement_with_random": 0.1234}, "0.123 only, so they are not due to its build alone"),
         ({"agreement_with_random": 0.9}, "do not read them as reasons"),
         ({"agreement_with_random": None}, "was not measured"),
         ({"agreement_with_random": 0.1, "pointing": {

@@ -49,10 +49,12 @@ def captions(metrics: Mapping[str, Any], history: pd.DataFrame | None) -> dict[s
     lines["slices"] = "Each group of fakes against all real test videos."
     group = weakest(metrics)
     if group:
-        lines["slices"] = (
-            f"The weakest {group[0].replace('_', ' ')} is {group[1]} with {number(group[2])}. Grey "
-            "groups are small: their intervals are rough."
-        )
+        by, name, auc = group
+        lines["slices"] = f"The weakest {by.replace('_', ' ')} is {name} with {number(auc)}."
+    if any(
+        row.get("small") for rows in metrics.get("slices", {}).values() for row in rows.values()
+    ):
+        lines["slices"] += " Grey groups are small: their intervals are rough."
     matrix = metrics.get("confusion", {}).get("video")
     if matrix:
         wrong, total = matrix[0][1] + matrix[1][0], sum(map(sum, matrix))
@@ -95,7 +97,7 @@ def _sanity(why: Mapping[str, Any]) -> str:
     elif same < 0.5:
         words = (
             f"Maps of a network of random weights correlate with them at {number(same)} only, so "
-            "they show what was learnt."
+            "they are not due to its build alone."
         )
     else:
         words = (
