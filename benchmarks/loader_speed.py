@@ -105,6 +105,7 @@ def crops_per_second(loader: Iterable, repeat: int = 1) -> float:
 
 def against(baseline: Callable[[list[str], Path], Iterable]) -> list[tuple[float, float]]:
     """(crops a second of ours, of the baseline) of each paired run."""
+    torch.set_num_threads(1)  # or this process fights its loaders for the cores while it waits
     with tempfile.TemporaryDirectory() as name:
         paths = bench_crops(Path(name))
         one, two = ours(paths, Path(name)), baseline(paths, Path(name))

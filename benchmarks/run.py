@@ -14,10 +14,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks import fit_speed, index_cost, loader_growth, loader_speed
+from benchmarks import (
+    bootstrap_cost,
+    bootstrap_coverage,
+    fit_speed,
+    index_cost,
+    loader_growth,
+    loader_speed,
+)
 from utils.artifacts import atomic_path
 
-MODULES = (index_cost, loader_speed, loader_growth, fit_speed)
+MODULES = (
+    *(index_cost, loader_speed, loader_growth, fit_speed),
+    *(bootstrap_cost, bootstrap_coverage),
+)
 RESULT = Path("outputs/bench.json")
 
 

@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from utils import baselines
 from utils.baselines import ZERO_PIXEL_FEATURES, leakage_ladder, zero_pixel_baseline
@@ -229,3 +230,15 @@ def test_twenty_thousand_rows_take_seconds():
     start = time.process_time()
     leakage_ladder(index, FEATURES)
     assert time.process_time() - start < 20  # usually about 3
+
+
+def test_zero_pixel_scores_are_those_behind_its_auc():
+    index = draw_index()
+    index["file_bytes"] += 9000 * (index["label"] == "FAKE")
+    result = zero_pixel_baseline(index)
+    scores = baselines.zero_pixel_scores(index)
+    truth = index[index["split"] == "test"].drop_duplicates("video")
+    found = truth.merge(scores, on=["dataset", "video"], validate="one_to_one")
+    assert len(found) == len(scores) == result["n_test"]
+    auc = roc_auc_score(found["label"] == "FAKE", found["score"])
+    assert result["roc_auc"]["value"] == pytest.approx(auc, abs=1e-12) and auc > 0.7

@@ -14,6 +14,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from utils.artifacts import ARTIFACTS, read_json, read_table
+from utils.decisions import pool_logits
 from utils.inference import judge_files, load_judge
 from utils.layouts import index_videos
 from utils.pipeline import NOTEBOOKS
@@ -22,7 +23,7 @@ from utils.splits import check_splits
 TABLES = [name for name in ARTIFACTS if name.endswith(".csv")]
 JSONS = [name for name in ARTIFACTS if name.endswith(".json")]
 #: Figures that a reader of each executed notebook must see.
-FIGURES = dict(zip(NOTEBOOKS, (2, 6, 2, 2, 7, 1)))
+FIGURES = dict(zip(NOTEBOOKS, (2, 6, 2, 2, 11, 1)))
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -77,12 +78,13 @@ def test_metrics_follow_from_the_tables_alone(demo):
         assert metrics[level]["accuracy"]["value"] == pytest.approx((y_true == y_pred).mean())
 
 
-def test_video_score_is_the_calibrated_mean_logit_of_its_crops(demo):
-    temperature = read_json(demo, "model/decision.json")["temperature"]
-    mean = read_table(demo, "predictions.csv").groupby("video")["logit"].mean()
+def test_video_score_is_the_pool_of_its_crops_that_was_chosen(demo):
+    decision = read_json(demo, "model/decision.json")
+    how, temperature = decision["aggregation"], decision["temperature"]
+    logits = read_table(demo, "predictions.csv").groupby("video")["logit"]
+    pooled = logits.agg(lambda rows: pool_logits(rows, how=how, temperature=temperature))
     videos = read_table(demo, "video_predictions.csv")
-    expected = 1 / (1 + np.exp(-videos["video"].map(mean) / temperature))
-    np.testing.assert_allclose(videos["score"], expected, atol=1e-9)
+    np.testing.assert_allclose(videos["score"], videos["video"].map(pooled), atol=1e-9)
 
 
 def test_decision_was_chosen_on_val_and_travels_with_the_model(demo):

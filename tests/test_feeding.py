@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -128,6 +129,28 @@ def test_some_are_blended_where_the_policy_asks_for_some(crops):
     assert 0.65 < targets.float().mean() < 0.85  # half are fake, and half of the others become it
 
 
+def test_workers_start_where_opencv_has_threads(crops):
+    """A process forked beside such threads would wait for ever."""
+    cv2.setNumThreads(4)
+    noise = np.random.default_rng(0).integers(0, 256, (2000, 2000, 3), np.uint8)
+    cv2.warpAffine(noise, np.eye(2, 3), (2000, 2000))  # the threads start
+    config = make_config("reference", batch_size=4)
+    _, loader, _ = make_loaders(crops, crops, REFERENCE, config, image_size=32, num_workers=2)
+    loader.loader.timeout = 30  # seconds; then it raises
+    assert len(list(loader)) == 3
+
+
+def test_more_batches_than_slots_do_not_mix(crops):
+    found = batches(crops, NONE, batch_size=2, num_workers=1, epochs=3)
+    assert len(found) == 18
+    for images, targets, rows in found:
+        assert targets.tolist() == [row % 2 for row in rows]
+        for image, row in zip(images, rows):
+            size = (32, 32)
+            expected = cv2.resize(crops.store.crops[row], size, interpolation=cv2.INTER_LINEAR)
+            assert np.array_equal(image, expected)
+
+
 def test_loading_leaves_the_random_numbers_of_training_alone(crops):
     torch.manual_seed(0)
     expected = torch.rand(3)
@@ -145,7 +168,7 @@ def test_val_batches_are_the_eval_transform(crops):
     rows = torch.cat([rows for *_, rows in loader])
     images = torch.cat([normalise(i, mean, std, torch.device("cpu")) for i, *_ in loader])
     assert rows.tolist() == list(range(12))
-    assert torch.equal(images, expected)
+    assert torch.allclose(images, expected, rtol=0, atol=1e-6)
     assert images.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -165,4 +188,5 @@ def test_sets_of_different_lengths_are_refused(crops):
 
 def test_negative_and_large_seeds_are_taken(crops):
     for seed in (-1, 2**40):
-        TrainBatches(crops, REFERENCE, image_size=8, seed=seed)[1, np.array([[0]])]
+        batches = TrainBatches(crops, REFERENCE, image_size=8, seed=seed)
+        batches.fill((1, np.array([[0]])), np.empty((1, 8, 8, 3), np.uint8))

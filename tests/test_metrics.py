@@ -5,22 +5,35 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.optimize import brentq
 from scipy.special import expit, logit
+from scipy.stats import binom
 from sklearn import metrics as sk
 
-from utils import metrics
+from utils import decisions, resampling
 from utils.metrics import (
+    AGGREGATIONS,
     METRICS,
+    TEMPERATURE_RANGE,
     aggregate_videos,
     bootstrap,
     choose_abstention,
+    choose_aggregation,
     choose_threshold,
     confusion,
     decide,
+    equal_error_rate,
+    exchange_test,
+    expected_calibration_error,
     fit_temperature,
+    group_mean,
     majority_baseline,
+    paired_bootstrap,
+    pool_logits,
     score_table,
+    shuffled_labels,
 )
+from utils.weighted_scores import WeightedScores
 
 #          tn   fp   fn   tp   tp
 Y_TRUE = [0, 0, 1, 1, 1]
@@ -51,6 +64,17 @@ def test_score_table_equals_hand_values():
     # Thresholds 0.9, 0.6, 0.4 gain a third of recall each, at precisions 1, 2/3 and 3/4.
     assert table["average_precision"] == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
     assert table["log_loss"] == pytest.approx(-np.log([0.9, 0.4, 0.4, 0.6, 0.9]).mean())
+    assert table["specificity"] == 1 / 2
+    assert table["brier"] == pytest.approx((0.01 + 0.36 + 0.36 + 0.16 + 0.01) / 5)
+    # Bins 0.1, 0.4, 0.6 (one of two is FAKE) and 0.9.
+    assert table["ece"] == pytest.approx((0.1 + 0.6 + abs(1 - 1.2) + 0.1) / 5)
+    assert table["tpr_at_fpr_1"] == table["tpr_at_fpr_5"] == pytest.approx(1 / 3)
+    # From (0, 1/3) to (1/2, 2/3) the curve meets FPR = 1 - TPR at 2/5.
+    assert table["eer"] == pytest.approx(2 / 5)
+    # REAL weighs a half, FAKE a third a row.
+    assert table["balanced_precision"] == pytest.approx((2 / 3) / (2 / 3 + 1 / 2))
+    assert table["balanced_f1"] == pytest.approx(2 * (2 / 3) / (2 / 3 + 1 / 2 + 1))
+    assert table["balanced_brier"] == pytest.approx((0.37 / 2 + 0.53 / 3) / 2)
 
 
 def test_score_at_the_threshold_is_fake():
@@ -64,7 +88,11 @@ def test_confusion_equals_hand_counts_also_of_one_class():
 
 
 @pytest.mark.parametrize(
-    ("label", "defined"), [(1, {"accuracy", "recall", "log_loss"}), (0, {"accuracy", "log_loss"})]
+    ("label", "defined"),
+    [
+        (1, {"accuracy", "log_loss", "brier", "ece", "recall"}),
+        (0, {"accuracy", "log_loss", "brier", "ece", "specificity"}),
+    ],
 )
 def test_one_class_gives_none_not_zero_and_no_warning(label, defined):
     with warnings.catch_warnings():
@@ -113,13 +141,42 @@ def test_majority_baseline_scores_the_training_share():
 def sklearn_scores(y_true, y_score, weight, threshold):
     """METRICS by scikit-learn, rows weighted by how often their group was drawn."""
     y_pred = (y_score >= threshold).astype(int)
-    kept = {"sample_weight": weight}
-    by_labels = [sk.accuracy_score, sk.balanced_accuracy_score, sk.precision_score]
-    by_labels += [sk.recall_score, sk.f1_score]
-    by_scores = [sk.roc_auc_score, sk.average_precision_score]
-    values = [score(y_true, y_pred, **kept) for score in by_labels]
-    values += [score(y_true, y_score, **kept) for score in by_scores]
-    return [*values, sk.log_loss(y_true, y_score, labels=[0, 1], **kept)]
+    even = weight / np.bincount(y_true, weight)[y_true]
+    fpr, tpr, _ = sk.roc_curve(y_true, y_score, sample_weight=weight, drop_intermediate=False)
+    table = {
+        "balanced_accuracy": sk.balanced_accuracy_score(y_true, y_pred, sample_weight=weight),
+        "recall": sk.recall_score(y_true, y_pred, sample_weight=weight),
+        "specificity": sk.recall_score(y_true, y_pred, pos_label=0, sample_weight=weight),
+        "roc_auc": sk.roc_auc_score(y_true, y_score, sample_weight=weight),
+        "eer": brentq(lambda x: 1 - x - np.interp(x, fpr, tpr), 0, 1, xtol=1e-12),
+        "tpr_at_fpr_1": tpr[fpr <= 0.01].max(),
+        "tpr_at_fpr_5": tpr[fpr <= 0.05].max(),
+        "accuracy": sk.accuracy_score(y_true, y_pred, sample_weight=weight),
+    }
+    for prefix, w in (("", weight), ("balanced_", even)):
+        table |= {
+            f"{prefix}precision": sk.precision_score(y_true, y_pred, sample_weight=w),
+            f"{prefix}f1": sk.f1_score(y_true, y_pred, sample_weight=w),
+            f"{prefix}average_precision": sk.average_precision_score(
+                y_true, y_score, sample_weight=w
+            ),
+            f"{prefix}log_loss": sk.log_loss(y_true, y_score, labels=[0, 1], sample_weight=w),
+            f"{prefix}brier": sk.brier_score_loss(y_true, y_score, sample_weight=w),
+            f"{prefix}ece": plain_ece(y_true, y_score, w),
+        }
+    return [table[name] for name in METRICS]
+
+
+def plain_ece(y_true, y_score, weight):
+    """Bin by bin, as the definition reads."""
+    total = 0.0
+    for k in range(10):
+        inside = (y_score >= k / 10) & ((y_score < (k + 1) / 10) | (k == 9))
+        if weight[inside].sum():
+            gap = np.average(y_true[inside], weights=weight[inside])
+            gap -= np.average(y_score[inside], weights=weight[inside])
+            total += abs(gap) * weight[inside].sum() / weight.sum()
+    return total
 
 
 @pytest.mark.parametrize("decimals", [8, 1, 0, -1], ids=["distinct", "ties", "two", "all equal"])
@@ -127,7 +184,7 @@ def test_resamples_equal_sklearn_with_weights(decimals):
     y_true, y_score, codes = rows(300, 30, decimals=decimals)
     threshold = 0.6 if decimals >= 0 else 0.0
     counts = np.random.default_rng(1).multinomial(30, np.full(30, 1 / 30), size=40)
-    ours = metrics._Resampler(y_true, y_score, codes, threshold).scores(counts.astype(float))
+    ours = WeightedScores(y_true, y_score, codes, threshold).scores(counts.astype(float))
     theirs = [sklearn_scores(y_true, y_score, count[codes], threshold) for count in counts]
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
 
@@ -159,8 +216,9 @@ def test_bootstrap_depends_on_the_seed_but_not_on_row_order_or_chunks(monkeypatc
         assert shuffled[name]["high"] == first[name]["high"], name
     other = bootstrap(y_true, y_score, groups=names, threshold=0.5, n_resamples=99, seed=4)
     assert other["roc_auc"]["low"] != first["roc_auc"]["low"]
-    monkeypatch.setattr(metrics, "CHUNK_ELEMENTS", 1)
-    assert bootstrap(y_true, y_score, groups=names, threshold=0.5, n_resamples=99, seed=3) == first
+    monkeypatch.setattr(resampling, "CHUNK_ELEMENTS", 1)
+    again = bootstrap(y_true, y_score, groups=names, threshold=0.5, n_resamples=99, seed=3)
+    assert again == {name: pytest.approx(row, rel=1e-12) for name, row in first.items()}
 
 
 def test_intervals_span_the_value_and_widen_with_the_level():
@@ -169,8 +227,9 @@ def test_intervals_span_the_value_and_widen_with_the_level():
     wide = bootstrap(y_true, y_score, groups=groups, threshold=0.5, level=0.95)
     for name in METRICS:
         low, value, high = (wide[name][key] for key in ("low", "value", "high"))
-        assert low < value < high, name
-        assert low < narrow[name]["low"] < narrow[name]["high"] < high, name
+        # A calibration error is biased upwards: resamples add noise of their own to each bin.
+        assert low < value < high or "ece" in name, name
+        assert low <= narrow[name]["low"] < narrow[name]["high"] <= high, name
 
 
 def test_resampling_rows_would_be_too_narrow():
@@ -222,6 +281,93 @@ def test_bootstrap_refuses_bad_arguments(bad):
         bootstrap(Y_TRUE, Y_SCORE, **{"groups": [1, 2, 3, 4, 5], "threshold": 0.5, **bad})
 
 
+@pytest.mark.parametrize("decimals", [8, 1], ids=["distinct", "ties"])
+def test_equal_error_rate_is_where_the_curve_meets_the_diagonal(decimals):
+    y_true, y_score, _ = rows(decimals=decimals)
+    fpr, tpr, _ = sk.roc_curve(y_true, y_score)
+    rate = equal_error_rate(fpr, tpr)
+    # The curve is upright in places: just left of the rate it is below the line, right above.
+    assert np.interp(rate - 1e-9, fpr, tpr) - 1e-6 <= 1 - rate <= np.interp(rate + 1e-9, fpr, tpr)
+
+
+def test_calibration_error_of_honest_and_of_boastful_scores():
+    assert expected_calibration_error([0, 1, 1, 0], [0.5] * 4) == 0
+    assert expected_calibration_error([0, 1], [1.0, 1.0]) == 0.5
+    assert expected_calibration_error([0, 1], [0.25, 0.75]) == 0.25
+
+
+# --- comparisons ------------------------------------------------------------------------------
+
+
+def test_paired_difference_equals_a_loop_and_is_zero_against_itself():
+    y_true, y_score, groups = rows(200, 20)
+    other = np.random.default_rng(5).permutation(y_score)
+    kept = {"groups": groups, "threshold": 0.5, "n_resamples": 40, "seed": 7}
+    rng, differences = np.random.default_rng(7), []
+    for _ in range(40):
+        drawn = rng.integers(0, 20, 20)
+        picked = np.concatenate([np.flatnonzero(groups == group) for group in drawn])
+        aucs = [sk.roc_auc_score(y_true[picked], s[picked]) for s in (y_score, other)]
+        differences.append(aucs[0] - aucs[1])
+    ours = paired_bootstrap(y_true, y_score, other, level=0.8, **kept)["roc_auc"]
+    assert [ours["low"], ours["high"]] == pytest.approx(np.quantile(differences, [0.1, 0.9]))
+    same = paired_bootstrap(y_true, y_score, y_score, **kept)
+    assert all(row == {"value": 0, "low": 0, "high": 0} for row in same.values())
+
+
+def test_a_pair_is_surer_than_its_two_intervals():
+    y_true, y_score, groups = rows()
+    other = expit(logit(y_score) + np.random.default_rng(0).normal(0, 0.2, len(y_score)))
+    kept = {"groups": groups, "threshold": 0.5}
+    width = [
+        row["high"] - row["low"]
+        for row in (
+            paired_bootstrap(y_true, y_score, other, **kept)["roc_auc"],
+            bootstrap(y_true, y_score, **kept)["roc_auc"],
+        )
+    ]
+    assert width[0] < width[1] / 3
+
+
+def test_exchange_test_tells_a_better_model_from_an_equal_one():
+    rng = np.random.default_rng(0)
+    y_true = np.arange(200) % 2
+    good, bad = expit(3 * y_true + rng.normal(size=200)), expit(rng.normal(size=200))
+    assert exchange_test(y_true, good, bad, groups=np.arange(200)) < 0.01
+    assert exchange_test(y_true, good, good, groups=np.arange(200)) == 1
+    assert exchange_test(y_true, good, good**3, groups=np.arange(200)) == 1  # the same ranking
+    assert exchange_test(y_true, good, bad, groups=np.zeros(200)) is None
+    assert exchange_test([1, 1], [0.1, 0.2], [0.3, 0.1], groups=[0, 1]) is None
+
+
+def test_exchange_test_errs_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    small = 0
+    for seed in range(100):
+        y_true, groups = np.arange(80) % 2, np.arange(80) // 4
+        shared = rng.normal(size=20)[groups]
+        scores = [expit(y_true + shared + rng.normal(size=80)) for _ in "ab"]
+        p = exchange_test(y_true, *scores, groups=groups, n_resamples=99, seed=seed)
+        small += p <= 0.2
+    assert 8 <= small <= 34
+
+
+def test_shuffled_labels_score_chance():
+    y_true, y_score, _ = rows(400, 40)
+    row = shuffled_labels(y_true, y_score)
+    assert row["value"] == pytest.approx(0.5, abs=0.01)
+    assert row["low"] < 0.5 < row["high"] < sk.roc_auc_score(y_true, y_score)
+    assert shuffled_labels([1, 1], [0.1, 0.2])["value"] is None
+
+
+def test_group_mean_equals_hand_values():
+    row = group_mean([1, 0, 1, 1], groups=["a", "a", "b", "b"], where=[True, True, True, False])
+    assert row["value"] == pytest.approx(2 / 3)
+    assert (row["low"], row["high"]) == (0.5, 1)  # only "a", only "b"
+    assert group_mean([1, 0], groups=[0, 1], where=[False, False])["value"] is None
+    assert group_mean([1, 0], groups=[0, 0])["low"] is None
+
+
 # --- temperature ------------------------------------------------------------------------------
 
 
@@ -247,7 +393,7 @@ def test_temperature_lowers_log_loss_and_keeps_the_ranking():
 
 
 def test_temperature_of_degenerate_logits():
-    low, high = metrics.TEMPERATURE_RANGE
+    low, high = TEMPERATURE_RANGE
     assert fit_temperature([-1, 1], [0, 1]) == pytest.approx(low, rel=0.01)
     assert fit_temperature([1, -1], [0, 1]) == pytest.approx(high, rel=0.01)
     assert fit_temperature([0, 0], [0, 1]) == 1
@@ -300,6 +446,33 @@ def test_threshold_refuses_one_class_and_unknown_rules():
         choose_threshold([0, 0], [0.1, 0.2])
 
 
+# Cuts 0.2, 0.4, 0.6: alarms 2 of 3, 1, 0; missed 0 of 2, 0, 1.
+RULE_TRUE, RULE_SCORE = [0, 0, 0, 1, 1], [0.1, 0.3, 0.5, 0.5, 0.7]
+
+
+def test_threshold_rules_equal_hand_values():
+    cut = {rule: choose_threshold(RULE_TRUE, RULE_SCORE, rule=rule) for rule in ("eer", "fpr")}
+    assert cut["eer"] == pytest.approx(0.4)  # 1/3 against 0
+    assert cut["fpr"] == pytest.approx(0.6)
+    lax = choose_threshold(RULE_TRUE, RULE_SCORE, rule="fpr", fpr_target=0.4)
+    assert lax == pytest.approx(0.4)
+    for ratio, expected in ((0.5, 0.6), (2.0, 0.4)):
+        cut = choose_threshold(RULE_TRUE, RULE_SCORE, rule="cost", cost_ratio=ratio)
+        assert cut == pytest.approx(expected)
+
+
+def test_false_positive_target_out_of_reach_calls_nothing_fake():
+    cut = choose_threshold([0, 1], [0.9, 0.1], rule="fpr", fpr_target=0.0)
+    assert cut > 0.9
+    assert choose_threshold([0, 1], [1.0, 1.0], rule="fpr", fpr_target=0.0) > 1
+
+
+@pytest.mark.parametrize("bad", [{"fpr_target": 1.0}, {"cost_ratio": 0.0}, {"rule": "mean"}])
+def test_threshold_refuses_bad_targets(bad):
+    with pytest.raises(ValueError, match=r"fpr_target|rule"):
+        choose_threshold([0, 1], [0.1, 0.9], **bad)
+
+
 # --- abstention -------------------------------------------------------------------------------
 
 BAND_TRUE = [0, 0, 0, 1, 0, 1, 1, 1]
@@ -328,7 +501,10 @@ def test_abstention_drops_equally_far_rows_together():
 
 def test_abstention_is_empty_where_the_error_is_low_enough():
     band = choose_abstention(BAND_TRUE, BAND_SCORE, threshold=0.5, target_error=0.25)
+    upper = band.pop("upper")
     assert band == {"low": 0.5, "high": 0.5, "coverage": 1, "error": 0.25, "target": 0.25}
+    # At this error rate, 2 or fewer errors of 8 have a chance of 5%.
+    assert binom.cdf(2, 8, upper) == pytest.approx(0.05)
 
 
 def test_abstention_out_of_reach_gives_the_band_of_least_error():
@@ -397,8 +573,57 @@ def test_videos_of_two_data_sets_stay_apart():
 
 def test_aggregate_refuses_what_it_cannot_mean():
     with pytest.raises(ValueError, match="mean_logit"):
-        aggregate_videos(predictions(), how="max")
+        aggregate_videos(predictions(), how="maximum")
     with pytest.raises(ValueError, match="video b has more than one label"):
         aggregate_videos(predictions().assign(label=["REAL", "REAL", "FAKE", "FAKE"]))
     with pytest.raises(ValueError, match="logit"):
         aggregate_videos(predictions().assign(logit=[1, np.nan, 1, 1]))
+
+
+@pytest.mark.parametrize(
+    ("how", "pooled"),
+    [
+        ("mean_logit", 1.2),
+        ("trimmed_mean", 4 / 3),
+        ("median", 1),
+        ("top_third", 4),
+        ("confident", 3),
+    ],
+)
+def test_pools_equal_hand_values(how, pooled):
+    # One of five is cut off at each end; two of five are sure, which is not over 40%: see below.
+    logits = [-2.0, 1.0, 4.0, 2.0, 1.0]
+    if how == "confident":
+        assert pool_logits([0.0, 4.0, 2.0], how=how) == pytest.approx(expit(pooled))
+        assert pool_logits([-2.0, -4.0, 0.0], how=how) == pytest.approx(expit(-2))  # not over 90%
+        pooled = 1.2
+    assert pool_logits(logits, how=how) == pytest.approx(expit(pooled))
+
+
+@pytest.mark.parametrize("how", AGGREGATIONS)
+def test_every_pool_agrees_with_its_table_and_bears_one_crop(how):
+    assert pool_logits([1.5], how=how, temperature=3.0) == pytest.approx(expit(0.5))
+    table = predictions()
+    videos = aggregate_videos(table, how=how, temperature=2.0).set_index("video")["score"]
+    for video, logits in table.groupby("video")["logit"]:
+        assert videos[video] == pytest.approx(pool_logits(logits, how=how, temperature=2.0))
+
+
+@pytest.mark.parametrize("bad", [[], [np.nan], [[1.0]]])
+def test_pool_refuses_what_has_no_score(bad):
+    with pytest.raises(ValueError, match="finite"):
+        pool_logits(bad)
+
+
+def test_the_aggregation_of_least_log_loss_comes_first():
+    # One crop of each fake shows it; the mean hides it.
+    table = pd.DataFrame(
+        {"video": np.repeat(np.arange(40), 3), "source": np.repeat(np.arange(40), 3),
+         "label": np.repeat(["REAL", "FAKE"], 60), "split": "val",
+         "logit": np.r_[np.full(60, -2.0), np.tile([-2.0, -2.0, 3.0], 20)]}
+    )  # fmt: skip
+    order = choose_aggregation(table, temperature=1.0)
+    assert order["how"].iloc[0] == "top_third" and set(order["how"]) == set(AGGREGATIONS)
+    assert order["log_loss"].is_monotonic_increasing
+    tie = choose_aggregation(table.assign(logit=0.5), temperature=1.0)
+    assert tie["how"].tolist() == list(decisions.AGGREGATIONS)

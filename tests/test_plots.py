@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
-from utils import plots, plots_evaluation, plots_intervals, plots_training
+from utils import plots, plots_evaluation, plots_faces, plots_intervals, plots_training
 
 Y_TRUE = np.array([0, 0, 1, 1, 1])
 Y_SCORE = np.array([0.1, 0.6, 0.4, 0.8, 0.9])  # AUC: 5 of 6 pairs in order
@@ -143,11 +143,67 @@ def test_metric_intervals_leave_log_loss_to_the_table_and_mark_the_majority():
     assert "7 crops, 2 videos" in ax.get_title(loc="left")
 
 
-def test_slices_name_their_n():
-    groups = {"Deepfakes": {"n": 1200, "roc_auc": {"value": 0.9, "low": 0.8, "high": 1.0}}}
-    ax = plots_intervals.plot_slices(groups, by="method")
-    assert ax.get_yticklabels()[0].get_text() == "Deepfakes (n = 1,200)"
+def test_slices_name_their_n_and_mark_the_small_under_headings():
+    row = {"value": 0.9, "low": 0.8, "high": 1.0}
+    slices = {
+        "method": {"Deepfakes": {"n": 1200, "roc_auc": row}},
+        "faces": {"1": {"n": 3, "small": True, "roc_auc": {**row, "value": 0.7}}},
+    }
+    ax = plots_intervals.plot_slices(slices)
+    assert [label.get_text() for label in ax.get_yticklabels()] == [
+        "Deepfakes (n = 1,200)",
+        "1 (n = 3, small)",
+    ]
     assert "0.900 (0.800 to 1.000)" in texts(ax)
+    assert "Method (its fakes against all real videos)" in texts(ax)
+    colors = {x.get_xdata()[0]: x.get_color() for x in ax.lines if len(x.get_xdata()) == 1}
+    assert colors[0.9] == plots.INK and colors[0.7] == plots.MUTED
+
+
+def test_robustness_runs_from_clean_to_the_severest():
+    def row(value):
+        return {"roc_auc": {"value": value, "low": 0.4, "high": 0.9}}
+
+    table = {
+        "clean": row(0.8),
+        "jpeg": {"90": row(0.75), "30": row(0.6)},
+        "h264": {"23": {"roc_auc": {"value": None, "low": None, "high": None}}},
+    }
+    first, second = plots_intervals.plot_robustness(table).axes
+    assert (first.get_title(loc="left"), first.get_xlabel()) == ("JPEG", "quality")
+    assert [label.get_text() for label in first.get_xticklabels()] == ["clean", "90", "30"]
+    curve = next(x for x in first.lines if x.get_marker() == "o")
+    assert list(curve.get_ydata()) == [0.8, 0.75, 0.6]
+    assert np.isnan(next(x for x in second.lines if x.get_marker() == "o").get_ydata()[1])
+
+
+def test_heat_maps_stand_beside_their_faces_in_the_colour_of_the_truth():
+    face = np.zeros((4, 4, 3), np.uint8)
+    groups = {"found": [(face, face + 9, "FAKE", "0.93")], "empty": []}
+    figure = plots_faces.plot_heat_maps(groups)
+    shown = [ax for ax in figure.axes if ax.images]
+    assert shown[0].get_title(loc="left") == "0.93"
+    assert to_hex(shown[0].spines["left"].get_edgecolor()) == plots.COLORS["FAKE"].lower()
+    assert int(shown[1].images[0].get_array().max()) == 9
+    legend_words = [label.get_text() for label in shown[-1].get_xticklabels()]
+    assert legend_words == ["speaks for REAL", "neither", "for FAKE"]
+    with pytest.raises(ValueError, match="no face"):
+        plots_faces.plot_heat_maps({"empty": []})
+
+
+def test_gallery_shows_frames_and_neighbours_of_each_video():
+    face = np.zeros((4, 4, 3), np.uint8)
+    entry = {
+        "title": "REAL, judged 0.90",
+        "label": "REAL",
+        "frames": [(face, "P(FAKE) 0.90")],
+        "neighbours": [(face, "train: FAKE", "FAKE")],
+    }
+    figure = plots_faces.plot_gallery([entry, {**entry, "frames": [(face, "a"), (face, "b")]}])
+    shown = [ax.get_title(loc="left") for ax in figure.axes if ax.images]
+    assert shown == ["P(FAKE) 0.90", "train: FAKE", "a", "b", "train: FAKE"]
+    with pytest.raises(ValueError, match="no video"):
+        plots_faces.plot_gallery([])
 
 
 def test_image_grid_keeps_order_titles_and_blanks_the_rest():
@@ -252,6 +308,15 @@ def test_calibration_bins_hold_equal_counts():
     ax = plots_evaluation.plot_calibration([0, 1, 0, 1], [0.1, 0.3, 0.6, 0.8], bins=2)
     np.testing.assert_allclose(line(ax, "2 bins").get_xdata(), [0.2, 0.7])
     np.testing.assert_allclose(line(ax, "2 bins").get_ydata(), [0.5, 0.5])
+
+
+def test_calibration_shows_before_and_after_the_temperature():
+    ax = plots_evaluation.plot_calibration(
+        [0, 1, 0, 1], [0.1, 0.3, 0.6, 0.8], before=[0.0, 0.2, 0.7, 0.9], bins=2
+    )
+    before = line(ax, "before the temperature, 2 bins of equal count")
+    np.testing.assert_allclose(before.get_xdata(), [0.1, 0.8])
+    np.testing.assert_allclose(line(ax, "after, 2 bins of equal count").get_xdata(), [0.2, 0.7])
 
 
 def test_timeline_keeps_people_apart_and_sorts_time():

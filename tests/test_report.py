@@ -12,7 +12,9 @@ import pytest
 from PIL import Image
 
 from utils.report import build_report, embed_figures
-from utils.report_text import answers, count, interval, number, percent, plain, verdict
+from utils.report_captions import captions
+from utils.report_markdown import build_markdown
+from utils.report_text import answers, count, interval, number, percent, plain, verdict, weakest
 
 ROW = {"value": 0.8123, "low": 0.7011, "high": 0.9022}
 NONE = {"value": None, "low": None, "high": None}
@@ -191,7 +193,13 @@ def test_hostile_names_inject_no_markup(build, tmp_path):
     metrics["versions"] = {HOSTILE: HOSTILE}
     group = {"n": 3, "roc_auc": {**ROW, "value": 0.2}}
     metrics["slices"] = {HOSTILE: {HOSTILE: group, "plain": {"n": 3, "roc_auc": ROW}}}
-    metrics["robustness"] = {HOSTILE: {"5": ROW}}
+    row = {"roc_auc": ROW, "balanced_accuracy": ROW, "drop": ROW}
+    metrics["robustness"] = {"clean": {**row, "n": 9, "sources": 4}, HOSTILE: {HOSTILE: row}}
+    metrics["models"] = {"this": row, HOSTILE: {"roc_auc": ROW, "roc_auc_difference": ROW}}
+    metrics["generalisation"] = [{"tested_on": HOSTILE, "trained_on": HOSTILE, "roc_auc": ROW}]
+    metrics["rules"] = {HOSTILE: {"threshold": 0.5, "val": {}, "test": {}}}
+    metrics["aggregations"] = [{"how": HOSTILE, "log_loss": 0.6, "roc_auc": 0.7}]
+    metrics["calibration"] = {HOSTILE: {"ece": 0.1}}
     html = build(
         metrics,
         {"data_audit.json": json.dumps(audit(HOSTILE))},
@@ -274,10 +282,80 @@ def test_audit_decision_and_history_are_rendered(build):
     assert "no label" not in text and "not defined MB" not in text
 
 
-def test_robustness_is_a_row_a_leaf(build):
-    metrics = {**METRICS, "robustness": {"jpeg": {"50": {**ROW, "value": 0.6001}}, "blur": 0.59}}
-    text = Page(build(metrics)).text
-    assert "jpeg, 50" in text and "0.600" in text and "0.590" in text
+def scored(value, **more):
+    return {"roc_auc": {**ROW, "value": value}, "balanced_accuracy": ROW, **more}
+
+
+def test_robustness_is_a_row_a_condition_beside_clean_and_the_hardest_is_named(build):
+    stress = {
+        "clean": scored(0.8123, n=83, sources=41),
+        "jpeg": {"90": scored(0.8, drop=ROW), "30": scored(0.6001, drop={**ROW, "value": 0.0456})},
+        "h264": {"23": scored(None, drop=NONE)},
+    }
+    text = Page(build({**METRICS, "robustness": stress}, figures=["robustness"])).text
+    for words in ("JPEG 30", "0.600", "0.046", "H.264 23", "83 test videos from 41 sources",
+                  "Hardest corruption: JPEG 30, ROC AUC 0.600 where clean pictures reach 0.812",
+                  "lowest is JPEG 30 with 0.600"):  # fmt: skip
+        assert words in " ".join(text.split())
+
+
+def test_small_groups_are_marked_and_are_the_weakest_only_among_themselves():
+    low = {**ROW, "value": 0.1}
+    slices = {"faces": {"1": {"n": 90, "roc_auc": ROW, "small": False},
+                        "2 or more": {"n": 4, "roc_auc": low, "small": True}}}  # fmt: skip
+    found = weakest({**METRICS, "slices": slices})
+    assert found is not None and found[1] == "1"
+    assert "Grey groups are small" in captions({**METRICS, "slices": slices}, None)["slices"]
+    slices["faces"]["1"]["small"] = True
+    assert weakest({**METRICS, "slices": slices})[1] == "2 or more"
+
+
+def test_models_rules_pools_and_other_data_have_their_tables(build):
+    point = {"recall": 0.9111, "specificity": 0.5222, "balanced_accuracy": 0.7166}
+    text = Page(build({
+        **METRICS,
+        "models": {"this model": scored(0.8123),
+                   "reference": scored(0.7001, p_value=0.0321,
+                                       roc_auc_difference={**ROW, "value": 0.1122})},
+        "rules": {"fpr": {"threshold": 0.8444, "val": point, "test": point}},
+        "rule_targets": {"fpr_target": 0.05, "cost_ratio": 2.0},
+        "aggregations": [{"how": "trimmed_mean", "log_loss": 0.4321, "roc_auc": 0.8}],
+        "calibration": {"crops_before": {"log_loss": 0.9, "brier": 0.3, "ece": 0.1717},
+                        "crops_after": {"log_loss": 0.6, "brier": 0.2, "ece": 0.0909}},
+        "generalisation": [{"tested_on": "celeb", "trained_on": "dfdc", "REAL": 1234, "FAKE": 9,
+                            "elsewhere": True, **scored(0.6543)}],
+    }, figures=["calibration"])).text  # fmt: skip
+    for words in ("reference", "0.112", "0.032", "False alarms up to 5.0%", "0.844", "0.522",
+                  "trimmed mean", "0.432", "from 0.172 to 0.091", "celeb", "1,234",
+                  "On other data, celeb: ROC AUC 0.654 (0.701 to 0.902)"):  # fmt: skip
+        assert words in text
+
+
+@pytest.mark.parametrize(
+    ("why", "words"),
+    [
+        ({"agreement_with_random": 0.1234}, "0.123 only, so they are not due to its build alone"),
+        ({"agreement_with_random": 0.9}, "do not read them as reasons"),
+        ({"agreement_with_random": None}, "was not measured"),
+        ({"agreement_with_random": 0.1, "pointing": {
+            "n": 69, "hit": 0.62, "chance": 0.45, "gain": {"value": 0.17, "low": 0.05}}},
+         "in 62.0% of 69 fake crops, against 45.0% by chance."),
+        ({"agreement_with_random": 0.1, "pointing": {
+            "n": 69, "hit": 0.53, "chance": 0.45, "gain": {"value": 0.08, "low": -0.05}}},
+         "which does not rule out chance"),
+    ],
+)  # fmt: skip
+def test_heat_maps_are_read_by_their_checks(why, words):
+    assert words in captions({**METRICS, "explanation": {"n": 4, **why}}, None)["heat_maps"]
+
+
+def test_the_effect_of_the_band_on_test_is_said():
+    metrics = copy.deepcopy(METRICS)
+    metrics["abstention"]["test"] = {
+        "coverage": {"value": 0.6543}, "error": {"value": 0.1234, "low": 0.05, "high": 0.25}
+    }  # fmt: skip
+    use = " ".join(dict(answers(metrics))["Can I use it?"])
+    assert "On test it decided 65.4% and erred on 12.3% (5.0% to 25.0%) of those." in use
 
 
 def test_large_figures_are_shrunk_under_the_limit(tmp_path):
@@ -294,3 +372,44 @@ def test_missing_metrics_name_the_notebook(tmp_path):
     with pytest.raises(FileNotFoundError, match="04_evaluate"):
         build_report(tmp_path)
     assert not (tmp_path / "report.html").exists()
+
+
+def test_markdown_says_the_same_with_pictures_beside_it(build, tmp_path):
+    build(figures=["confusion", "roc", "my own"])
+    text = build_markdown(tmp_path).read_text(encoding="utf-8")
+    for words in ("0.812 (0.701 to 0.902)", "5 of 17 real videos", "Can I use it?", "abc123",
+                  "![ROC curve](figures/roc.png)", "(figures/my%20own.png)"):  # fmt: skip
+        assert words in text
+    assert text.index("figures/roc.png") < text.index("figures/confusion.png")
+
+
+def test_the_card_holds_one_evaluation_the_last(build, tmp_path):
+    build(files={"model/README.md": "# A card\n\n## Use it for\nStudy.\n"})
+    build_markdown(tmp_path)
+    build(changed(roc_auc={"value": 0.6666, "low": 0.6111, "high": 0.7222}))
+    build_markdown(tmp_path)
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("# A card\n\n## Use it for\nStudy.")
+    assert card.count("## Evaluation") == 1
+    assert "0.667 (0.611 to 0.722)" in card and "ROC AUC is 0.812" not in card
+
+
+def test_hostile_names_add_no_markup_to_the_markdown(build, tmp_path):
+    metrics = copy.deepcopy(METRICS)
+    evil = "a|b\n# [x](http://evil) ![y](z) `code` <b>"
+    metrics["data"] = {"datasets": [evil], "fingerprint": evil}
+    group = {"n": 90, "roc_auc": {**ROW, "value": 0.2}}
+    metrics["slices"] = {"method": {evil: group, "plain": {"n": 90, "roc_auc": ROW}}}
+    build(metrics, figures=["slices"])
+    text = build_markdown(tmp_path).read_text(encoding="utf-8")
+    assert "evil" in text and "<b>" not in text
+    assert not re.search(r"(?<!\\)\]\(http", text)
+    assert not re.search(r"(?<!\\)`|^# \[|a\|b", text.replace("a\\|b", ""), flags=re.MULTILINE)
+
+
+def test_a_target_that_no_band_reached_is_said():
+    metrics = copy.deepcopy(METRICS)
+    said = "No band reached the error of 10.0% that was asked for."
+    assert said not in dict(answers(metrics))["Can I use it?"]
+    metrics["abstention"]["error"] = 0.25
+    assert said in dict(answers(metrics))["Can I use it?"]

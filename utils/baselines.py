@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from utils.artifacts import CLASSES
-from utils.metrics import bootstrap
+from utils.resampling import bootstrap
 
 ZERO_PIXEL_FEATURES = ("file_bytes", "width", "height", "crops", "frames", "faces_per_frame")
 #: Crops of one video that the ladder keeps where it has to drop rows.
@@ -44,13 +44,7 @@ def zero_pixel_baseline(index: pd.DataFrame, *, seed: int = 0) -> dict[str, Any]
     Raises:
         ValueError: a column is missing or holds a missing value.
     """
-    facts = ["label", "source", "split"]
-    _require(index, ["video", "frame", "width", "height", "file_bytes", *facts])
-    grouped = index.groupby(_video_codes(index))
-    videos = grouped[["file_bytes", "width", "height"]].median()
-    videos["crops"], videos["frames"] = grouped.size(), grouped["frame"].nunique()
-    videos["faces_per_frame"] = videos["crops"] / videos["frames"]
-    videos = videos.join(grouped[facts].first())
+    videos = _zero_pixel_features(index)
     train, test = (videos[videos["split"] == split] for split in ("train", "test"))
     y_train, y_test = _y_true(train), _y_true(test)
     defined = _both_classes(y_train) and _both_classes(y_test)
@@ -66,16 +60,42 @@ def zero_pixel_baseline(index: pd.DataFrame, *, seed: int = 0) -> dict[str, Any]
 
     result = dict(UNDEFINED)
     if defined:
-        columns = list(ZERO_PIXEL_FEATURES)
-        model = HistGradientBoostingClassifier(
-            max_iter=50, max_leaf_nodes=15, early_stopping=False, random_state=seed
-        )
-        # One thread: spinning OpenMP threads slow it many times over beside another process.
-        with threadpool_limits(1, user_api="openmp"):
-            y_score = model.fit(train[columns], y_train).predict_proba(test[columns])[:, 1]
-        groups = test["source"]
+        y_score, groups = _fit_zero_pixel(train, test, seed), test["source"]
         result = bootstrap(y_test, y_score, groups=groups, threshold=0.5, seed=seed)["roc_auc"]
     return {"roc_auc": result, "features": features, "n_train": len(train), "n_test": len(test)}
+
+
+def zero_pixel_scores(index: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
+    """P(FAKE) of each test video by `zero_pixel_baseline`: `dataset` where given, `video, score`.
+
+    The train split must hold both classes. Arguments as there.
+    """
+    videos = _zero_pixel_features(index)
+    train, test = (videos[videos["split"] == split] for split in ("train", "test"))
+    keys = [key for key in ("dataset", "video") if key in videos]
+    return test[keys].assign(score=_fit_zero_pixel(train, test, seed)).reset_index(drop=True)
+
+
+def _zero_pixel_features(index: pd.DataFrame) -> pd.DataFrame:
+    facts = ["label", "source", "split"]
+    _require(index, ["video", "frame", "width", "height", "file_bytes", *facts])
+    grouped = index.groupby(_video_codes(index))
+    videos = grouped[["file_bytes", "width", "height"]].median()
+    videos["crops"], videos["frames"] = grouped.size(), grouped["frame"].nunique()
+    videos["faces_per_frame"] = videos["crops"] / videos["frames"]
+    names = [name for name in ("dataset", "video") if name in index]
+    return videos.join(grouped[[*names, *facts]].first())
+
+
+def _fit_zero_pixel(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> np.ndarray:
+    """P(FAKE) of the test rows, (n,)."""
+    columns = list(ZERO_PIXEL_FEATURES)
+    model = HistGradientBoostingClassifier(
+        max_iter=50, max_leaf_nodes=15, early_stopping=False, random_state=seed
+    )
+    # One thread: spinning OpenMP threads slow it many times over beside another process.
+    with threadpool_limits(1, user_api="openmp"):
+        return model.fit(train[columns], _y_true(train)).predict_proba(test[columns])[:, 1]
 
 
 def leakage_ladder(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from utils.transforms import Policy
 
 #: (images (B, H, W, 3) uint8, targets (B,) int64, rows (B,) int64)
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+#: Batches that each loader process is ahead by.
+AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class CropSet:
         }
 
 
-class TrainBatches(Dataset):
+class TrainBatches:
     """Augmented batches; an item is what `BatchPlan` yields, (epoch, units).
 
     The changes to a crop follow from seed, epoch and row alone, whichever process makes them and
@@ -63,9 +66,9 @@ class TrainBatches(Dataset):
     def __init__(self, crops: CropSet, policy: Policy, *, image_size: int, seed: int = 0) -> None:
         self.crops, self.policy, self.image_size, self.seed = crops, policy, image_size, seed
 
-    def __getitem__(self, item: tuple[int, np.ndarray]) -> Batch:
+    def fill(self, item: tuple[int, np.ndarray], images: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Write the images of an item into `images`, which has room; return targets and rows."""
         epoch, units = item
-        images = np.empty((units.size, self.image_size, self.image_size, 3), np.uint8)
         targets, rows = np.empty(units.size, np.int64), np.empty(units.size, np.int64)
         look, geometry = _KeyedDraws(self.seed, epoch), _KeyedDraws(self.seed, epoch)
         for i, row in enumerate(units.flat):
@@ -79,7 +82,7 @@ class TrainBatches(Dataset):
                 rng=rng,
                 geometry_rng=geometry.of(2 * unit[0] + 1) if len(unit) == 2 else None,
             )
-        return torch.from_numpy(images), torch.from_numpy(targets), torch.from_numpy(rows)
+        return targets, rows
 
     def _pick(
         self, unit: np.ndarray, row: int, rng: np.random.Generator
@@ -110,19 +113,17 @@ class _KeyedDraws:
         return self._rng
 
 
-class EvalBatches(Dataset):
+class EvalBatches:
     """The whole crops, resized as by the eval transform; an item is an array of rows."""
 
     def __init__(self, crops: CropSet, *, image_size: int) -> None:
         self.crops, self.image_size = crops, image_size
 
-    def __getitem__(self, rows: np.ndarray) -> Batch:
-        size = self.image_size
-        images = np.empty((len(rows), size, size, 3), np.uint8)
-        for i, row in enumerate(rows):
-            images[i] = resized(Image.fromarray(self.crops.store.crops[row]), size)
-        targets = self.crops.table.y_true[rows]
-        return torch.from_numpy(images), torch.from_numpy(targets), torch.from_numpy(rows)
+    def fill(self, item: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Write the images of an item into `images`, which has room; return targets and rows."""
+        for i, row in enumerate(item):
+            images[i] = resized(Image.fromarray(self.crops.store.crops[row]), self.image_size)
+        return self.crops.table.y_true[item], item
 
 
 class EvalPlan(Sampler):
@@ -142,27 +143,87 @@ class EvalPlan(Sampler):
         return iter(self.batches)
 
 
-def batch_loader(batches: Dataset, plan: Sampler, *, num_workers: int = 0) -> DataLoader:
-    """Run through a plan, some batches ahead of the model in `num_workers` processes.
+class BatchLoader:
+    """Runs through a plan, some batches ahead of the model in `num_workers` processes.
+
+    Images come through memory that those processes and this one share and that is made once: to
+    send each batch in memory of its own takes longer than to make it.
 
     Args:
-        batches: `TrainBatches` or `EvalBatches`.
+        batches: what turns an item of the plan into images.
         plan: `BatchPlan` or `EvalPlan`.
+        largest: crops in the largest batch.
         num_workers: loader processes; 0 loads in this one.
     """
-    options: dict[str, Any] = {}
-    if num_workers:
-        options = {"persistent_workers": True, "prefetch_factor": 4, "worker_init_fn": _one_thread}
-    return DataLoader(
-        batches,
-        batch_size=None,  # an item is a whole batch already
-        sampler=plan,
-        num_workers=num_workers,
-        pin_memory=torch.cuda.is_available(),
-        # Starting workers draws a number: from here, so that dropout does not depend on it.
-        generator=torch.Generator(),
-        **options,
-    )
+
+    def __init__(
+        self,
+        batches: TrainBatches | EvalBatches,
+        plan: BatchPlan | EvalPlan,
+        *,
+        largest: int,
+        num_workers: int = 0,
+    ) -> None:
+        self.plan = plan
+        # All that may be under way, one that was just handed out, and one that is being used.
+        n_slots = num_workers * AHEAD + 2
+        self.slots = _Slots(batches, torch.empty(
+            (n_slots, largest, batches.image_size, batches.image_size, 3), dtype=torch.uint8
+        ))  # fmt: skip
+        options: dict[str, Any] = {}
+        if num_workers:
+            self.slots.images.share_memory_()
+            options = {"persistent_workers": True, "prefetch_factor": AHEAD}
+            # The workers are the parallelism. And a process that is forked while OpenCV has
+            # threads waits for them for ever, so they must go before the workers come.
+            cv2.setNumThreads(1)
+        self.loader = DataLoader(
+            self.slots,
+            batch_size=None,  # an item is a whole batch already
+            sampler=_Numbered(plan, n_slots),
+            num_workers=num_workers,
+            # Starting workers draws a number: from here, so that dropout does not depend on it.
+            generator=torch.Generator(),
+            **options,
+        )
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for slot, targets, rows in self.loader:
+            images = self.slots.images[slot, : len(rows)]
+            # Out of the slot, which is used again; page-locked, a GPU takes it while it computes.
+            yield (
+                images.pin_memory() if torch.cuda.is_available() else images.clone(),
+                targets,
+                rows,
+            )
+
+
+class _Slots(Dataset):
+    """Writes the images of an item into a slot, and tells the rest."""
+
+    def __init__(self, batches: TrainBatches | EvalBatches, images: torch.Tensor) -> None:
+        self.batches, self.images = batches, images  # (slots, B, H, W, 3) uint8
+
+    def __getitem__(self, item: tuple[int, Any]) -> tuple[int, torch.Tensor, torch.Tensor]:
+        slot, planned = item
+        targets, rows = self.batches.fill(planned, self.images[slot].numpy())
+        return slot, torch.from_numpy(targets), torch.from_numpy(rows)
+
+
+class _Numbered(Sampler):
+    """The items of a plan, each with the slot for its images."""
+
+    def __init__(self, plan: BatchPlan | EvalPlan, n_slots: int) -> None:
+        self.plan, self.n_slots = plan, n_slots
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        return zip(itertools.cycle(range(self.n_slots)), self.plan)
 
 
 def make_loaders(
@@ -175,7 +236,7 @@ def make_loaders(
     rank: int = 0,
     processes: int = 1,
     num_workers: int = 0,
-) -> tuple[BatchPlan, DataLoader, DataLoader]:
+) -> tuple[BatchPlan, BatchLoader, BatchLoader]:
     """What one of several training processes is fed with.
 
     Returns:
@@ -193,18 +254,23 @@ def make_loaders(
         seed=config.seed,
         **share,
     )
-    batches = TrainBatches(train, policy, image_size=image_size, seed=config.seed)
+    largest = -(-max(plan.sizes) // processes) + 1  # pairs are not cut in two
     val_plan = EvalPlan(len(val), config.batch_size, **share)
-    val_batches = EvalBatches(val, image_size=image_size)
     return (
         plan,
-        batch_loader(batches, plan, num_workers=num_workers),
-        batch_loader(val_batches, val_plan, num_workers=num_workers),
+        BatchLoader(
+            TrainBatches(train, policy, image_size=image_size, seed=config.seed),
+            plan,
+            largest=largest,
+            num_workers=num_workers,
+        ),
+        BatchLoader(
+            EvalBatches(val, image_size=image_size),
+            val_plan,
+            largest=config.batch_size,
+            num_workers=num_workers,
+        ),
     )
-
-
-def _one_thread(_: int) -> None:
-    cv2.setNumThreads(1)  # a worker is the parallelism; threads of its own would fight over cores
 
 
 def normalise(
@@ -219,8 +285,9 @@ def normalise(
         (B, 3, H, W) float32, channels last in memory.
     """
     size, height, width, _ = images.shape
-    # Rows of whole pixels: repeating three numbers over the last axis would take four times as long.
+    # Rows of whole pixels: three numbers repeated over the last axis would take four times as long.
     values = images.to(device, non_blocking=True).reshape(size * height, width * 3)
-    offset, scale = (torch.tensor(v, device=device).repeat(width) for v in (mean, std))
-    values = values.float().mul_(1 / 255).sub_(offset).div_(scale)
+    deviation = torch.tensor(std, device=device).repeat(width)
+    offset = torch.tensor(mean, device=device).repeat(width) / deviation
+    values = values.float().mul_(1 / (255 * deviation)).sub_(offset)
     return values.view(size, height, width, 3).permute(0, 3, 1, 2)

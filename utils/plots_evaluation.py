@@ -200,20 +200,32 @@ def plot_calibration(
     y_true: Any,
     y_score: Any,
     *,
+    before: Any = None,
     bins: int = 8,
     subset: str = "test videos",
     ax: Axes | None = None,
 ) -> Axes:
-    """Share of FAKE over the mean score, in bins of equal count; the diagonal is calibrated."""
-    y_true, y_score = np.asarray(y_true), np.asarray(y_score, dtype=float)
-    order = np.argsort(y_score, kind="stable")
-    parts = [part for part in np.array_split(order, bins) if len(part)]
+    """Share of FAKE over the mean score, in bins of equal count; the diagonal is calibrated.
+
+    Args:
+        before: the same scores before they were divided by the temperature; drawn beside.
+        y_true, y_score, bins, subset, ax: as their names say.
+    """
+    y_true = np.asarray(y_true)
     ax = get_axes(ax, figsize=(6, 5.4))
-    draw_unit_square(ax, "Mean score: calibrated P(FAKE)", "Share of FAKE")
+    draw_unit_square(ax, "Mean score: P(FAKE)", "Share of FAKE")
     ax.plot([0, 1], [0, 1], ":", color=MUTED, label="calibrated")
-    ax.plot([y_score[part].mean() for part in parts], [y_true[part].mean() for part in parts],
-            "o-", color=INK, label=f"{len(parts)} bins of equal count")  # fmt: skip
-    ax.legend(loc="upper left")
+    series = [(before, "s--", MUTED, "before the temperature"), (y_score, "o-", INK, "after")]
+    for scores, look, color, name in series:
+        if scores is None:
+            continue
+        scores = np.asarray(scores, dtype=float)
+        order = np.argsort(scores, kind="stable")
+        parts = [part for part in np.array_split(order, bins) if len(part)]
+        name = f"{name}, {len(parts)} bins" if before is not None else f"{len(parts)} bins"
+        ax.plot([scores[part].mean() for part in parts], [y_true[part].mean() for part in parts],
+                look, color=color, label=f"{name} of equal count")  # fmt: skip
+    ax.legend(loc="upper left", fontsize=10)
     ax.set_title(f"Calibration\n{count_classes(y_true, subset)}")
     return ax
 

@@ -7,8 +7,10 @@ and a value of None is drawn as the words "not defined".
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from utils.artifacts import CLASSES
 from utils.plots import INK, MUTED, get_axes, require_columns
@@ -16,12 +18,41 @@ from utils.plots import INK, MUTED, get_axes, require_columns
 METRIC_NAMES = {
     "roc_auc": "ROC AUC",
     "average_precision": "Average precision",
+    "balanced_average_precision": "Average precision, classes weighing the same",
     "balanced_accuracy": "Balanced accuracy",
     "accuracy": "Accuracy",
     "precision": "Precision",
+    "balanced_precision": "Precision, classes weighing the same",
     "recall": "Recall",
+    "specificity": "Specificity",
     "f1": "F1",
+    "balanced_f1": "F1, classes weighing the same",
+    "tpr_at_fpr_1": "Recall at 1% false alarms",
+    "tpr_at_fpr_5": "Recall at 5% false alarms",
+    "eer": "Equal error rate",
     "log_loss": "Log loss",
+    "balanced_log_loss": "Log loss, classes weighing the same",
+    "brier": "Brier score",
+    "balanced_brier": "Brier score, classes weighing the same",
+    "ece": "Expected calibration error",
+    "balanced_ece": "Expected calibration error, classes weighing the same",
+}
+LOWER_IS_BETTER = {
+    name for name in METRIC_NAMES if name.split("_")[-1] in ("eer", "loss", "brier", "ece")
+}
+#: Those that a figure shows: all from 0 to 1, higher is better.
+DRAWN = (
+    *("roc_auc", "average_precision", "balanced_accuracy", "accuracy", "precision", "recall"),
+    *("specificity", "f1", "tpr_at_fpr_1", "tpr_at_fpr_5"),
+)
+#: What is grouped by in slices, as a heading.
+SLICE_NAMES = {
+    "method": "Method (its fakes against all real videos)",
+    "dataset": "Data set",
+    "faces": "Faces in a frame",
+    "face_size": "Size of the face (pixels)",
+    "brightness": "Brightness (0 to 1)",
+    "sharpness": "Sharpness (log10 variance of the Laplacian)",
 }
 LADDER = {
     "frame": "by frame\n(a video on both sides)",
@@ -118,20 +149,16 @@ def plot_metric_intervals(
     baselines: Mapping[str, Any] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Every score with its interval, by crop and by video, beside "always the majority".
+    """The scores of DRAWN with their intervals, by crop and video, beside "always the majority".
 
-    Log loss is left to the table: it has another unit and is better when lower.
+    The others are left to the table: they are better when lower, or variants.
 
     Args:
         metrics: `{"frame": {metric: {value, low, high}}, "video": {...}}`.
         baselines: `{"frame": {metric: value}, "video": {...}}` of the majority answer.
         ax: where to draw.
     """
-    names = [
-        name
-        for name in METRIC_NAMES
-        if name != "log_loss" and any(name in metrics.get(k, {}) for k in ("frame", "video"))
-    ]
+    names = [name for name in DRAWN if any(name in metrics.get(k, {}) for k in ("frame", "video"))]
     ax = get_axes(ax, figsize=(6.6, 1.7 + 0.62 * len(names)))
     looks = {"frame": ("crops", MUTED, "o", -0.19), "video": ("videos", INK, "s", 0.19)}
     for level, (label, color, marker, offset) in looks.items():
@@ -158,18 +185,80 @@ def plot_metric_intervals(
     return ax
 
 
-def plot_slices(
-    groups: Mapping[str, Mapping[str, Any]], *, by: str = "method", ax: Axes | None = None
-) -> Axes:
-    """ROC AUC of each group of the test split.
+def plot_slices(slices: Mapping[str, Mapping[str, Any]], *, ax: Axes | None = None) -> Axes:
+    """ROC AUC of each group of the test split, under a heading for what it is grouped by.
 
     Args:
-        groups: `{name: {"n": int, "roc_auc": {value, low, high}}}`.
-        by: what the groups are.
+        slices: `{by: {name: {"n": int, "small": bool, "roc_auc": {value, low, high}}}}`.
         ax: where to draw.
     """
-    ax = get_axes(ax, figsize=(6.6, 1.7 + 0.5 * len(groups)))
-    draw_intervals(ax, [group.get("roc_auc") for group in groups.values()], range(len(groups)))
-    names = [f"{name} (n = {group['n']:,})" for name, group in groups.items()]
-    finish_rows(ax, names, f"ROC AUC by {by} on test")
+    names: list[str] = []
+    headings: list[int] = []
+    plain: list[tuple[int, Any]] = []
+    small: list[tuple[int, Any]] = []
+    for by, groups in slices.items():
+        headings.append(len(names))
+        names.append(SLICE_NAMES.get(by, by.replace("_", " ").capitalize()))
+        for name, group in groups.items():
+            (small if group.get("small") else plain).append((len(names), group.get("roc_auc")))
+            mark = ", small" if group.get("small") else ""
+            names.append(f"{name} (n = {group['n']:,}{mark})")
+    ax = get_axes(ax, figsize=(6.6, 1.5 + 0.34 * len(names)))
+    for rows, look in ((plain, {}), (small, {"color": MUTED, "marker": "D"})):
+        draw_intervals(ax, [row for _, row in rows], [y for y, _ in rows], **look)  # type: ignore[arg-type]
+    finish_rows(ax, names, "ROC AUC of groups of the test videos")
+    groups_at = [y for y in range(len(names)) if y not in headings]
+    ax.set_yticks(groups_at, [names[y] for y in groups_at])
+    for y in headings:  # a heading stands over the plot, where it has room
+        ax.text(0.01, y + 0.12, names[y], transform=ax.get_yaxis_transform(), fontsize=10,
+                fontweight="bold", va="center", bbox={"fc": "white", "ec": "none", "pad": 1.5},
+                )  # fmt: skip
     return ax
+
+
+CORRUPTION_NAMES = {
+    "jpeg": ("JPEG", "quality"),
+    "blur": ("Blur", "deviation, px of 160"),
+    "downscale": ("Shrunk and back", "factor"),
+    "noise": ("Noise", "deviation, grey levels"),
+    "darker": ("Darker", "factor"),
+    "brighter": ("Brighter", "factor"),
+    "contrast": ("Less contrast", "factor"),
+    "h264": ("H.264", "constant rate factor"),
+}
+
+
+def plot_robustness(robustness: Mapping[str, Any]) -> Figure:
+    """ROC AUC by video against the severity of each corruption, from clean to the right.
+
+    Args:
+        robustness: `{"clean": {"roc_auc": {value, low, high}}, corruption: {severity: …}}`.
+    """
+    kinds = [name for name in robustness if name != "clean"]
+    columns = min(4, len(kinds))
+    n_rows = -(-len(kinds) // columns)
+    figure, axes = plt.subplots(
+        n_rows, columns, figsize=(8, 2.5 * n_rows), sharey=True, squeeze=False
+    )
+    clean = robustness["clean"]["roc_auc"]
+    for ax, name in zip(axes.flat, kinds, strict=False):
+        rows = {"clean": robustness["clean"], **robustness[name]}
+        points = [row["roc_auc"] for row in rows.values()]
+        for x, point in enumerate(points):
+            if not pd.isna(point.get("low")):
+                ax.plot([x, x], [point["low"], point["high"]], color=MUTED, linewidth=1.6)
+        values = [float("nan") if row["value"] is None else row["value"] for row in points]
+        ax.plot(range(len(values)), values, "o-", color=INK, markersize=5)
+        ax.axhline(0.5, color=MUTED, linestyle=":", linewidth=1.6)
+        if clean["value"] is not None:
+            ax.axhline(clean["value"], color=INK, linestyle="--", linewidth=0.9)
+        ax.set_xticks(range(len(rows)), list(rows), fontsize=9)
+        ax.set_xlim(-0.35, len(rows) - 0.65)
+        title, unit = CORRUPTION_NAMES.get(name, (name, "severity"))
+        ax.set_title(title, fontsize=11, pad=6)
+        ax.set_xlabel(unit, fontsize=9)
+    for ax in axes.flat[len(kinds) :]:
+        ax.set_axis_off()
+    for ax in axes[:, 0]:
+        ax.set_ylabel("ROC AUC by video", fontsize=10)
+    return figure

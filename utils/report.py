@@ -1,7 +1,7 @@
 """The report: artefacts and figures in, one self-contained `report.html` out.
 
 The page loads nothing and runs nothing, so it can be mailed and opened offline. Its words are in
-`report_text`, its layout in `report_template.html`.
+`report_text` and `report_captions`, its layout in `report_template.html`.
 """
 
 import base64
@@ -15,34 +15,41 @@ from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from PIL import Image
 
 from utils.artifacts import atomic_path, find_artifact, read_json, read_table
-from utils.plots_intervals import METRIC_NAMES
+from utils.plots_intervals import LOWER_IS_BETTER, METRIC_NAMES, SLICE_NAMES
+from utils.report_captions import captions
 from utils.report_text import (
     NOT_DEFINED,
     answers,
     as_number,
-    captions,
     count,
     interval,
     number,
     percent,
+    percent_interval,
     plain,
+    stress_rows,
     verdict,
     zero_pixel,
 )
 
 FIGURES_BYTES = 6_500_000  # base64 adds a third; the page stays under 10 MB
 ORDER = (
-    *("roc", "precision_recall", "scores", "confusion", "calibration"),
-    *("intervals", "slices", "errors", "history"),
+    *("roc", "precision_recall", "scores", "confusion", "calibration", "intervals"),
+    *("slices", "robustness", "heat_maps", "errors", "history"),
 )
+#: Full of small print: they get the whole width, whatever their shape.
+WIDE = ("intervals", "slices", "heat_maps", "errors")
 TITLES = {
     "roc": "ROC curve",
     "precision_recall": "Precision and recall",
     "confusion": "Confusion matrix",
     "scores": "Scores by class",
     "intervals": "Every score with its interval",
-    "errors": "The worst errors",
+    "calibration": "Calibration",
     "slices": "Groups of the test split",
+    "robustness": "Robustness",
+    "heat_maps": "What speaks for FAKE",
+    "errors": "The worst errors",
     "history": "Training history",
 }
 
@@ -67,10 +74,19 @@ def build_report(output: str | Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page.filters.update(number=number, percent=percent, count=count, interval=interval, plain=plain)
+    page.filters.update(
+        number=number,
+        percent=percent,
+        percent_interval=percent_interval,
+        count=count,
+        interval=interval,
+        plain=plain,
+    )
     html = page.get_template("report_template.html").render(
         metrics=metrics,
         names=METRIC_NAMES,
+        lower=LOWER_IS_BETTER,
+        groups_by=SLICE_NAMES,
         verdict=verdict(metrics),
         answers=answers(metrics),
         scale=scale(metrics),
@@ -79,7 +95,7 @@ def build_report(output: str | Path) -> Path:
         audit=_optional(output, "data_audit.json"),
         augment=_optional(output, "augment.json"),
         training=summarise_training(history),
-        robustness=flatten(metrics["robustness"]),
+        stress=stress_rows(metrics["robustness"]),
     )
     path = output / "report.html"
     with atomic_path(path) as temporary:
@@ -129,10 +145,10 @@ def scale(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def embed_figures(folder: Path, lines: Mapping[str, str]) -> list[dict[str, Any]]:
     """Title, caption and data URI of each picture of `folder`, the known ones first."""
-    paths = sorted(folder.glob("*.png"), key=lambda path: (_rank(path.stem), path.stem))
+    paths = figure_paths(folder)
     figures = []
     for path in paths:
-        title = TITLES.get(path.stem, path.stem.replace("_", " ").replace("-", " ").capitalize())
+        title = title_of(path.stem)
         kind, data = _encode(path, FIGURES_BYTES // len(paths))
         uri = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
         caption = lines.get(path.stem, f"{title}.")
@@ -146,13 +162,21 @@ def embed_figures(folder: Path, lines: Mapping[str, str]) -> list[dict[str, Any]
                 "uri": uri,
                 "width": width,
                 "height": height,
+                "wide": width > 1.3 * height or path.stem in WIDE,
             }
         )
     return figures
 
 
-def _rank(stem: str) -> int:
-    return ORDER.index(stem) if stem in ORDER else len(ORDER)
+def figure_paths(folder: Path) -> list[Path]:
+    """The pictures of `folder`, the known ones first, in their order."""
+    rank = {stem: i for i, stem in enumerate(ORDER)}
+    return sorted(folder.glob("*.png"), key=lambda path: (rank.get(path.stem, 99), path.stem))
+
+
+def title_of(stem: str) -> str:
+    """Title of a picture by its name: "my_own" is "My own"."""
+    return TITLES.get(stem, stem.replace("_", " ").replace("-", " ").capitalize())
 
 
 def _encode(path: Path, budget: int) -> tuple[str, bytes]:
@@ -186,10 +210,3 @@ def summarise_training(history: pd.DataFrame | None) -> dict[str, str]:
         "First and last training loss": f"{number(history['train_loss'].iloc[0])}, "
         f"{number(history['train_loss'].iloc[-1])}",
     }
-
-
-def flatten(tree: Any, path: tuple[str, ...] = ()) -> list[tuple[str, Any]]:
-    """(name, `{value, low, high}` or number) of each leaf of nested mappings."""
-    if isinstance(tree, Mapping) and "value" not in tree:
-        return [leaf for key, part in tree.items() for leaf in flatten(part, (*path, str(key)))]
-    return [(", ".join(path).replace("_", " "), tree)]

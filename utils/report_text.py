@@ -1,4 +1,4 @@
-"""The words of the report: numbers as text, the verdict, the answers, the captions.
+"""The words of the report: numbers as text, the verdict, the answers.
 
 Every number comes from the artefacts. Sentences that judge follow stated rules, and what an
 interval does not exclude is not claimed. A value of None reads "not defined".
@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
-import pandas as pd
 from jinja2 import Undefined
+
+from utils.plots_intervals import CORRUPTION_NAMES
 
 NOT_DEFINED = "not defined"
 
@@ -46,6 +47,12 @@ def interval(x: Any) -> str:
         as_number(x.get(end)) if isinstance(x, Mapping) else None for end in ("low", "high")
     )
     return "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+
+
+def percent_interval(x: Any) -> str:
+    """`10.0% to 50.0%` of a `{value, low, high}` of shares; empty where it has none."""
+    ends = [as_number(x.get(end)) if isinstance(x, Mapping) else None for end in ("low", "high")]
+    return "" if None in ends else " to ".join(map(percent, ends))
 
 
 def plain(x: Any) -> str:
@@ -151,6 +158,9 @@ def answers(metrics: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
             f"Without looking at a pixel, file and crop sizes alone reach {number(files)}"
             + (f" ({interval(files)})." if interval(files) else ".")
         )
+    luck = metrics["baselines"].get("shuffled_labels", {}).get("roc_auc")
+    if as_number(luck) is not None:
+        sure.append(f"On shuffled labels the same scores reach {interval(luck)}: that is luck.")
     use = [verdict(metrics)["use"], "Never as proof about a person or in court."]
     band = metrics.get("abstention") or {}
     if as_number(band.get("coverage")) is not None and band.get("low") != band.get("high"):
@@ -159,15 +169,25 @@ def answers(metrics: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
             f"{number(band['high'], 2)}): on val it then decided {percent(band['coverage'])} of "
             f"the videos and erred on {percent(band.get('error'))} of those."
         )
+        target = as_number(band.get("target"))
+        if target is not None and (as_number(band.get("error")) or 0) > target:
+            use.append(f"No band reached the error of {percent(target)} that was asked for.")
+        effect = band.get("test") or {}
+        if as_number(effect.get("error")) is not None:
+            use.append(
+                f"On test it decided {percent(effect['coverage'])} and erred on "
+                f"{percent(effect['error'])} ({percent_interval(effect['error'])}) of those."
+            )
     return [
         ("How good is it?", good),
         ("How sure are we?", sure),
-        ("Where does it fail?", _failures(metrics)),
+        ("Where does it fail?", failures(metrics)),
         ("Can I use it?", use),
     ]
 
 
-def _failures(metrics: Mapping[str, Any]) -> list[str]:
+def failures(metrics: Mapping[str, Any]) -> list[str]:
+    """Where it fails: errors of each class, the weakest group, corruption and other data set."""
     sentences = []
     matrix = metrics.get("confusion", {}).get("video")
     if matrix:
@@ -178,69 +198,58 @@ def _failures(metrics: Mapping[str, Any]) -> list[str]:
         ):
             share = f" ({percent(wrong / total)})" if total else ""
             sentences.append(f"{count(wrong)} of {count(total)} {what}{share} are {fate}.")
-    weakest = _weakest(metrics)
-    if weakest:
-        by, name, auc = weakest
+    group = weakest(metrics)
+    if group:
+        by, name, auc = group
         within = f" ({interval(auc)})" if interval(auc) else ""
-        sentences.append(f"Weakest {by}: {name}, ROC AUC {number(auc)}{within}.")
+        sentences.append(f"Weakest {by.replace('_', ' ')}: {name}, ROC AUC {number(auc)}{within}.")
+    worst = hardest(metrics)
+    if worst:
+        title, severity, row = worst
+        sentences.append(
+            f"Hardest corruption: {title} {severity}, ROC AUC {number(row['roc_auc'])}"
+            f" where clean pictures reach {number(metrics['robustness']['clean']['roc_auc'])}."
+        )
+    elsewhere = [row for row in metrics.get("generalisation") or [] if row.get("elsewhere")]
+    known = [row for row in elsewhere if as_number(row.get("roc_auc")) is not None]
+    if known:
+        row = min(known, key=lambda row: as_number(row["roc_auc"]) or 0.0)
+        within = f" ({interval(row['roc_auc'])})" if interval(row["roc_auc"]) else ""
+        sentences.append(
+            f"On other data, {row['tested_on']}: ROC AUC {number(row['roc_auc'])}{within}."
+        )
     return sentences or ["The errors were not counted."]
 
 
-def _weakest(metrics: Mapping[str, Any]) -> tuple[str, str, Mapping[str, Any]] | None:
-    """(kind of slice, name, AUC) of the lowest AUC of all slices of two groups or more."""
+def weakest(metrics: Mapping[str, Any]) -> tuple[str, str, Mapping[str, Any]] | None:
+    """(kind of slice, name, AUC) of the lowest AUC of all slices of two groups or more.
+
+    Small groups count only where there is no other: their AUC may be low by luck.
+    """
     known = [
-        (value, by, name, group["roc_auc"])
+        (bool(group.get("small")), value, by, name, group["roc_auc"])
         for by, groups in metrics.get("slices", {}).items()
         for name, group in groups.items()
         if len(groups) > 1 and (value := as_number(group.get("roc_auc"))) is not None
     ]
-    return min(known, key=lambda row: row[0])[1:] if known else None
+    return min(known, key=lambda row: row[:2])[2:] if known else None
 
 
-def captions(metrics: Mapping[str, Any], history: pd.DataFrame | None) -> dict[str, str]:
-    """One line for each known figure that reads it with its numbers."""
-    video, frame, baselines = metrics["video"], metrics["frame"], metrics["baselines"]
-    n, band = metrics.get("n", {}).get("video", {}), metrics.get("abstention") or {}
-    auc, precision = video.get("roc_auc"), video.get("average_precision")
-    within = f" ({interval(auc)})" if interval(auc) else ""
-    balanced = "balanced_accuracy"
-    majority = baselines.get("majority", {}).get("video", {})
-    has_band = as_number(band.get("low")) is not None and band["low"] != band.get("high")
-    unsure = (
-        f"; between {number(band['low'], 2)} and {number(band['high'], 2)} the answer is UNSURE."
-        if has_band
-        else "."
-    )
-    lines = {
-        "roc": f"The area under the curve is {number(auc)}{within}; the diagonal is chance.",
-        "precision_recall": f"Average precision is {number(precision)}; calling everything FAKE "
-        f"reaches {number(majority.get('average_precision'))}.",
-        "confusion": " ".join(_failures({**metrics, "slices": {}})),
-        "scores": f"Scores from {number(metrics['threshold'], 2)} on are called FAKE" + unsure,
-        "intervals": f"Balanced accuracy is {number(frame.get(balanced))} by crop and "
-        f"{number(video.get(balanced))} by video, against {number(majority.get(balanced))} for "
-        "always answering the majority.",
-        "calibration": "On the diagonal a score is the share of fakes among the videos that get "
-        f"it; scores were divided by the temperature {number(metrics['temperature'], 2)}.",
-    }
-    lines["slices"] = "Each group of fakes against all real test videos."
-    weakest = _weakest(metrics)
-    if weakest:
-        lines["slices"] = f"The weakest {weakest[0]} is {weakest[1]} with {number(weakest[2])}."
-    matrix = metrics.get("confusion", {}).get("video")
-    if matrix:
-        wrong, total = matrix[0][1] + matrix[1][0], sum(map(sum, matrix))
-        lines["errors"] = (
-            "The crops furthest on the wrong side, framed in the colour of the truth. By video, "
-            f"{count(wrong)} of {count(total)} are decided wrongly."
-        )
-    best = metrics.get("model", {}).get("best_epoch")
-    if history is not None and best in set(history["epoch"]):
-        row = history.loc[history["epoch"] == best].iloc[0]
-        lines["history"] = (
-            f"Epoch {best} of {len(history)} was kept, with a ROC AUC on val of "
-            f"{number(row['val_auc'])} and a loss of {number(row['val_loss'])}."
-        )
-    if n:
-        lines["roc"] += f" {count(n.get('REAL'))} real and {count(n.get('FAKE'))} fake videos."
-    return lines
+def stress_rows(robustness: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
+    """(corruption, severity, scores) of each condition, clean left out."""
+    return [
+        (CORRUPTION_NAMES.get(name, (name, ""))[0], str(severity), row)
+        for name, rows in robustness.items()
+        if name != "clean"
+        for severity, row in rows.items()
+    ]
+
+
+def hardest(metrics: Mapping[str, Any]) -> tuple[str, str, Mapping[str, Any]] | None:
+    """The condition of the lowest ROC AUC."""
+    rows = [
+        row
+        for row in stress_rows(metrics.get("robustness", {}))
+        if as_number(row[2].get("roc_auc")) is not None
+    ]
+    return min(rows, key=lambda row: as_number(row[2]["roc_auc"]) or 0.0) if rows else None
