@@ -144,6 +144,9 @@ def _resized(image: np.ndarray, side: int) -> np.ndarray:
 
 def _degrade(image: np.ndarray, policy: Policy, rng: np.random.Generator) -> np.ndarray:
     """Light, lens, size, sensor, compression, in the order in which they happen; cutout last."""
+    ingredients = (policy.blur, policy.downscale, policy.noise, policy.jpeg, policy.cutout)
+    if not any((policy.colour, *ingredients)):
+        return image
     *draws, (brightness, contrast), corner = rng.random((7, 2)).tolist()
     if policy.colour:
         gain = 1 + policy.colour * (2 * brightness - 1)
