@@ -9,7 +9,9 @@ from facenet_pytorch import MTCNN
 from PIL import Image
 
 from utils.artifacts import read_table
-from utils.faces import CropRecipe, cut_faces, extract_faces, link_tracks, load_detector
+from utils.extraction import extract_faces
+from utils.faces import CropRecipe, cut_faces, load_detector
+from utils.tracks import link_tracks
 from utils.video import write_video
 
 RECIPE = CropRecipe()
@@ -256,7 +258,7 @@ def test_aborted_run_leaves_no_half_video_and_the_next_one_cleans_up(videos, tmp
         return cut_faces(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr("utils.faces.cut_faces", fail_at_fourth)
+        patch.setattr("utils.extraction.cut_faces", fail_at_fourth)
         with pytest.raises(KeyboardInterrupt):
             extract_faces(videos[:2], folder, frames_per_video=3, progress=False)
     assert len(names(folder / "519")) == 3  # made anew

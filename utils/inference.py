@@ -21,11 +21,12 @@ from tqdm.auto import tqdm
 from utils.artifacts import ARTIFACTS, check_fields, data_folder
 from utils.datasets import IMAGE_SUFFIXES, crop_paths
 from utils.engine import predict
-from utils.faces import CropRecipe, cut_faces, link_tracks, load_detector
+from utils.faces import CropRecipe, cut_faces, load_detector
 from utils.layouts import VIDEO_SUFFIXES, index_videos
 from utils.loading import load_crop
 from utils.metrics import decide
 from utils.models import load_model, model_transform
+from utils.tracks import link_tracks
 from utils.transforms import Transform
 from utils.video import sample_frames
 
