@@ -100,7 +100,7 @@ def _decoded(source: av.container.InputContainer, audio: av.AudioStream) -> Iter
     for packet in source.demux(audio):
         with suppress(FFmpegError):  # a damaged packet is left out
             for frame in packet.decode():
-                if frame.pts is not None:
+                if frame.pts is not None and frame.time_base:
                     frame.pts -= round(start / frame.time_base)
                     if frame.pts >= 0:
                         yield frame
