@@ -1,12 +1,16 @@
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 from facenet_pytorch import MTCNN
 from PIL import Image
 
-from utils.faces import CropRecipe, cut_faces, load_detector
+from utils.faces import CropRecipe, cut_faces, load_detector, read_recipe
 from utils.tracks import link_tracks
+from utils.video import sample_frames
 
+ROOT = Path(__file__).resolve().parent.parent
 RECIPE = CropRecipe()
 LEFT, RIGHT = (200, 170, 150), (450, 180, 110)  # centre x, centre y, height of the face
 
@@ -71,6 +75,36 @@ def test_recipe_survives_json_and_refuses_unknown_names():
         CropRecipe.from_dict({"zoom": 2})
 
 
+@pytest.mark.parametrize(
+    "values", [{"scale": 0.0}, {"scale": 2.0}, {"image_size": 8}, {"margin": 160}, {"margin": -1}]
+)
+def test_what_cannot_be_cut_is_refused(values):
+    with pytest.raises(ValueError, match="must be"):
+        CropRecipe(**values)
+
+
+def record(folder, text):
+    folder.mkdir()
+    (folder / "recipe.json").write_text(text)
+    return folder
+
+
+def test_the_recipe_of_crops_is_the_one_beside_them_or_the_default(tmp_path):
+    cut = record(tmp_path / "cut", '{"image_size": 96, "align": true}')
+    assert read_recipe([cut]) == CropRecipe(image_size=96, align=True)
+    assert read_recipe([tmp_path]) == read_recipe([]) == RECIPE
+    same = record(tmp_path / "same", "{}")
+    assert read_recipe([tmp_path, same]) == RECIPE
+    with pytest.raises(ValueError, match="cut in different ways"):
+        read_recipe([tmp_path, cut])
+
+
+@pytest.mark.parametrize("text", ["{", '{"zoom": 2}', '["x"]', '{"scale": "big"}'])
+def test_a_damaged_record_of_the_recipe_is_named(tmp_path, text):
+    with pytest.raises(ValueError, match=r"recipe\.json"):
+        read_recipe([record(tmp_path / "cut", text)])
+
+
 @pytest.mark.parametrize("size", [(1920, 1080), (1280, 720), (720, 1280), (640, 360)])
 def test_crops_have_the_pixels_that_facenet_pytorch_saves(tmp_path, detector, size):
     short = min(size)
@@ -85,8 +119,58 @@ def test_crops_have_the_pixels_that_facenet_pytorch_saves(tmp_path, detector, si
     saved = [tmp_path / "7.png", *sorted(tmp_path.glob("7_*.png"))]
     faces = cut_faces(detector, image, RECIPE)
     assert len(faces) == len(saved) == 2
+    assert_same_files(faces, saved)
+
+
+def assert_same_files(faces, saved):
     for face, path in zip(faces, saved, strict=True):
-        assert np.array_equal(np.asarray(face.crop), np.asarray(Image.open(path)))
+        face.crop.save(path.with_name("ours.png"))
+        assert path.with_name("ours.png").read_bytes() == path.read_bytes()
+
+
+VIDEOS = sorted((ROOT.parent / "shared" / "data" / "videos").rglob("*.mp4"))
+
+
+@pytest.mark.skipif(not VIDEOS, reason="no real videos beside the checkout")
+def test_crops_of_real_frames_are_the_files_that_facenet_pytorch_saves(tmp_path, detector):
+    theirs = MTCNN(margin=14, keep_all=True, factor=0.5)
+    n_faces = 0
+    for path in VIDEOS:
+        for number, _, image in sample_frames(path, 3):
+            small = image.resize(RECIPE.shrunk(*image.size))
+            file = tmp_path / path.stem / f"{number}.png"
+            theirs(small, save_path=str(file))
+            faces = cut_faces(detector, image, RECIPE)
+            n_faces += len(faces)
+            if faces:
+                others = [file.with_name(f"{number}_{k}.png") for k in range(2, len(faces) + 1)]
+                assert len(list(file.parent.glob(f"{number}_*.png"))) == len(others)
+                assert_same_files(faces, [file, *others])
+            else:
+                assert not file.exists()
+    assert n_faces >= len(VIDEOS)
+
+
+def test_aligned_faces_have_level_eyes_in_the_same_place(detector):
+    """A head that is turned by 20 degrees comes out as one that is upright."""
+    recipe = CropRecipe(align=True, image_size=112, margin=0)
+    upright = Image.fromarray(scene((320, 180, 220)))
+    turned = upright.rotate(20, Image.Resampling.BICUBIC, fillcolor=(120, 150, 120))
+    eyes = []
+    for image in (upright, turned):
+        (face,) = cut_faces(detector, image, recipe)
+        dark = np.asarray(face.crop.convert("L"))[40:62] < 90
+        columns = [np.flatnonzero(half.any(0)) for half in (dark[:, 26:50], dark[:, 62:86])]
+        rows = [np.nonzero(half)[0].mean() for half in (dark[:, 26:50], dark[:, 62:86])]
+        assert all(len(column) for column in columns)
+        assert abs(rows[0] - rows[1]) < 3  # level
+        eyes.append(np.asarray(face.crop).astype(float))
+    assert np.abs(eyes[0] - eyes[1])[20:100, 20:92].mean() < 12
+    squeezed = [
+        cut_faces(detector, image, CropRecipe(image_size=112)) for image in (upright, turned)
+    ]
+    plain = [np.asarray(faces[0].crop).astype(float) for faces in squeezed]
+    assert np.abs(plain[0] - plain[1])[20:100, 20:92].mean() > 15  # a broken twin
 
 
 def test_the_way_of_shrinking_shows_in_the_pixels(detector):
