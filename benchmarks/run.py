@@ -17,16 +17,20 @@ from types import ModuleType
 from benchmarks import (
     bootstrap_cost,
     bootstrap_coverage,
+    detection,
+    extraction,
     fit_speed,
     index_cost,
     loader_growth,
     loader_speed,
+    sampling,
 )
 from utils.artifacts import atomic_path
 
 MODULES = (
     *(index_cost, loader_speed, loader_growth, fit_speed),
     *(bootstrap_cost, bootstrap_coverage),
+    *(sampling, detection, extraction),
 )
 RESULT = Path("outputs/bench.json")
 

@@ -195,6 +195,10 @@ def _extract(job: _Job) -> dict[str, Any]:
     record, made = _blank(job), folder / PARTIAL / job.video
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir(parents=True)
+    torch_threads = torch.get_num_threads()
+    torch.set_num_threads(
+        1
+    )  # the other cores decode meanwhile; two teams would wait for each other
     try:
         key = job.key
         info = probe(job.path)
@@ -207,6 +211,8 @@ def _extract(job: _Job) -> dict[str, Any]:
         record["key"] = key
     except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: of the detector
         record |= {"reason": str(error), "note": ""}
+    finally:
+        torch.set_num_threads(torch_threads)
     record["seconds"] = time.perf_counter() - start
     write_record(folder, made, record)
     shutil.rmtree(made, ignore_errors=True)
