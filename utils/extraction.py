@@ -109,6 +109,8 @@ def extract_faces(
                     )
                     jobs.append(_Job(row["video"], row["path"], how, bool(fakes), pair))
             for record in _run(jobs, workers, scheduler):
+                if fakes is not False:  # only fakes ask where the faces of another video are
+                    record = record | {"places": []}
                 records[record["video"]] = record
                 bar.update()
         boxes = [(row["video"], *face) for row in rows for face in records[row["video"]]["faces"]]
@@ -196,9 +198,8 @@ def _extract(job: _Job) -> dict[str, Any]:
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir(parents=True)
     torch_threads = torch.get_num_threads()
-    torch.set_num_threads(
-        1
-    )  # the other cores decode meanwhile; two teams would wait for each other
+    # The other cores decode meanwhile: two teams of threads would wait for each other.
+    torch.set_num_threads(1)
     try:
         key = job.key
         info = probe(job.path)
