@@ -94,6 +94,7 @@ VP9 = {
         ("vp9.webm", "libvpx-vp9", VP9, {}),
         ("motion.avi", "mjpeg", {}, {"form": "yuvj420p"}),
         ("one.mp4", "libx264", {}, {"n_frames": 1}),
+        ("4k.mp4", "libx264", {"preset": "ultrafast"}, {"n_frames": 5, "size": (3840, 2160)}),
     ],
 )
 def test_sampled_frames_are_those_of_full_decoding(tmp_path, decoded, name, codec, options, more):
