@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 import av
@@ -15,6 +16,7 @@ from av.stream import Disposition
 from PIL import Image
 
 from utils.artifacts import atomic_path
+from utils.sound import open_sound
 
 #: Threads of the encoder. x264 writes other bytes for another number of threads, so the number
 #: is fixed and does not follow the machine.
@@ -120,6 +122,7 @@ def write_video(
     codec: str = "libx264",
     crf: int = 23,
     preset: str = "medium",
+    sound_from: str | Path | None = None,
 ) -> Path:
     """Write RGB frames as a video that browsers play (yuv420p, index at the front).
 
@@ -134,6 +137,8 @@ def write_video(
         codec: an encoder of FFmpeg, for example "libx264" or "mpeg4".
         crf: quality of libx264, 0 (lossless) to 51; other encoders run at a fixed fine quantiser.
         preset: how hard libx264 tries to make it small, "ultrafast" to "veryslow".
+        sound_from: file whose first audio stream is added as AAC, cut where the frames end; where
+            it has none that can be read, the video is silent.
     Returns:
         `path`.
     Raises:
@@ -151,25 +156,27 @@ def write_video(
     else:
         options |= {"flags": "+qscale", "global_quality": str(3 * 118)}  # 118 = one step of q
     flags = {"movflags": "+faststart"} if path.suffix.lower() in {".mp4", ".mov", ".m4v"} else {}
-    with (
-        atomic_path(path) as temporary,
-        av.open(str(temporary), "w", options=flags) as container,
-    ):
-        stream, shape = None, None
-        for index, image in enumerate(frames):
-            shape = shape or np.shape(image)
-            _check_image(image, shape, index)
-            height, width = shape[0] + shape[0] % 2, shape[1] + shape[1] % 2
-            if stream is None:
-                rate = Fraction(fps).limit_denominator(60_000)
-                stream = container.add_stream(codec, rate=rate, options=options)
-                stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-            even = np.pad(image, [(0, height - shape[0]), (0, width - shape[1]), (0, 0)], "edge")
-            frame = av.VideoFrame.from_ndarray(even, format="rgb24").reformat(format="yuv420p")
-            frame.pts, frame.time_base = index, 1 / rate
-            container.mux(stream.encode(frame))
-        if stream is None:
-            raise ValueError(f"no frames to write to {path.name}")
+    images = enumerate(frames)
+    _, first = next(images, (0, None))
+    if first is None:
+        raise ValueError(f"no frames to write to {path.name}")
+    shape = np.shape(first)
+    _check_image(first, shape, 0)
+    height, width = shape[0] + shape[0] % 2, shape[1] + shape[1] % 2
+    rate = Fraction(fps).limit_denominator(60_000)
+    with atomic_path(path) as temporary, av.open(str(temporary), "w", options=flags) as container:
+        stream = container.add_stream(codec, rate=rate, options=options)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        with open_sound(sound_from, container) as sound_until:
+            for index, image in chain([(0, first)], images):
+                _check_image(image, shape, index)
+                even = np.pad(
+                    image, [(0, height - shape[0]), (0, width - shape[1]), (0, 0)], "edge"
+                )
+                frame = av.VideoFrame.from_ndarray(even, format="rgb24").reformat(format="yuv420p")
+                frame.pts, frame.time_base = index, 1 / rate
+                container.mux(stream.encode(frame))
+                container.mux(sound_until((index + 1) / fps))
         container.mux(stream.encode())
     return path
 
