@@ -1,0 +1,286 @@
+"""One image or video in, an answer out: frames → faces → people → REAL, FAKE or UNSURE."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from scipy.special import expit
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from utils.artifacts import ARTIFACTS, check_fields
+from utils.engine import predict
+from utils.faces import CropRecipe, Face, cut_faces, load_detector
+from utils.media import Frame, open_media
+from utils.models import load_model, model_transform
+from utils.people import UNSURE, Verdict, find_people, judge_people, sharpness
+from utils.tracks import link_tracks, look
+from utils.transforms import Transform
+
+#: Crops that are scored at once, and frames that wait for it: memory does not grow with a video.
+BATCH = 16
+#: The rule before 04 has chosen one: uncalibrated, half, nothing withheld.
+UNDECIDED = {
+    "temperature": 1.0,
+    "threshold": 0.5,
+    "rule": "none: 04_evaluate has not run",
+    "aggregation": "mean_logit",
+    "abstention": None,
+}
+FACE_COLUMNS = [
+    *ARTIFACTS["inference.csv"].columns,
+    *("probability", "side", "sharpness", "logit"),
+]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A model with all that it takes to judge a file as it was evaluated.
+
+    Attributes:
+        model: two logits, REAL and FAKE; batch norms folded into the convolutions before them.
+        transform: the model's own eval transform.
+        detector: the face detector that cut the training crops.
+        recipe: how it cut them.
+        decision: temperature, threshold, rule, aggregation and abstention band, chosen on val.
+        prior: share of FAKE videos in training, the answer where nothing can be seen.
+        device: where the model runs.
+    """
+
+    model: torch.nn.Module
+    transform: Transform
+    detector: Any
+    recipe: CropRecipe
+    decision: dict[str, Any]
+    prior: float
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is said about one file; `print` it, or `str` it, for a person.
+
+    Attributes:
+        input: the file.
+        decision: REAL, FAKE or UNSURE.
+        score: calibrated P(FAKE), in [0, 1]; the training prior where no face could be judged.
+        reason: why UNSURE, or who decided.
+        faces: one row a face: the columns of inference.csv, then `probability` (of being a face),
+            `side` (pixels where it was cut), `sharpness` and `logit`.
+        people: one row a person, of `find_people`.
+    """
+
+    input: str
+    decision: str
+    score: float
+    reason: str
+    faces: pd.DataFrame = field(repr=False)
+    people: pd.DataFrame = field(repr=False)
+
+    def __str__(self) -> str:
+        name = printable(self.input)
+        if self.faces.empty:
+            return f"{name}: {self.decision}. Not judged: {printable(self.reason)}"
+        seen = f"{len(self.faces)} {'face' if len(self.faces) == 1 else 'faces'}"
+        if len(self.people) > 1:
+            seen += f" of {len(self.people)} people"
+        reason = f"; {self.reason}" if self.reason else ""
+        return f"{name}: {self.decision}, P(FAKE) {self.score:.2f} ({seen}{reason})"
+
+    def row(self) -> tuple[str, int, int, float, str, str]:
+        """The row of verdicts.csv."""
+        n_faces, n_people = len(self.faces), len(self.people)
+        return (self.input, n_faces, n_people, self.score, self.decision, self.reason)
+
+
+def printable(text: str) -> str:
+    """A name from the data on one line, without what would steer a terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def load_judge(folder: str | Path, *, device: torch.device) -> Judge:
+    """Load a model folder with its decision rule and its crop recipe.
+
+    Raises:
+        FileNotFoundError: the folder holds no model.
+        ValueError: it is no model of this kind.
+    """
+    model, extra = load_model(folder)
+    decision: dict[str, Any] = UNDECIDED
+    chosen = Path(folder) / "decision.json"
+    if chosen.is_file():
+        decision = json.loads(chosen.read_text(encoding="utf-8"))
+        check_fields("model/decision.json", decision, chosen)
+    recipe = CropRecipe.from_dict(extra.get("crop_recipe", {}))
+    transform = model_transform(model)
+    return Judge(
+        model=fold_batch_norms(model).to(device).to(memory_format=torch.channels_last),
+        transform=transform,
+        detector=load_detector(recipe, device),
+        recipe=recipe,
+        decision=decision,
+        prior=float(extra.get("prior", 0.5)),
+        device=device,
+    )
+
+
+def fold_batch_norms(model: torch.nn.Module) -> torch.nn.Module:
+    """Put each batch norm into the convolution before it, in place: the same scores, sooner.
+
+    Only where the one directly follows the other, as in all EfficientNets. What a norm of timm
+    does besides (its activation) stays.
+    """
+    for parent in list(model.modules()):
+        before: torch.nn.Module | None = None
+        for name, child in list(parent.named_children()):
+            if isinstance(child, torch.nn.Identity):
+                continue
+            if (
+                isinstance(child, torch.nn.BatchNorm2d)
+                and isinstance(before, torch.nn.Conv2d)
+                and before.out_channels == child.num_features
+            ):
+                mean, variance = child.running_mean, child.running_var
+                assert mean is not None and variance is not None
+                before.weight, before.bias = fuse_conv_bn_weights(
+                    before.weight, before.bias, mean, variance, child.eps, child.weight, child.bias
+                )
+                parent.add_module(name, getattr(child, "act", torch.nn.Identity()))
+            before = child
+    return model.eval()
+
+
+def score_crops(judge: Judge, crops: Iterable[Image.Image]) -> np.ndarray:
+    """The logit of FAKE of each crop, shape (n,), before calibration."""
+    images = [judge.transform(crop) for crop in crops]
+    batches = [(torch.stack(images[i : i + BATCH]), 0, 0) for i in range(0, len(images), BATCH)]
+    return predict(judge.model, batches, device=judge.device, progress=False)  # type: ignore[arg-type]
+
+
+def judge_file(
+    judge: Judge, path: str, *, frames_per_video: int = 16, cropped: bool = False
+) -> Answer:
+    """Score every face of one image or video and answer for the whole.
+
+    Args:
+        judge: of `load_judge`.
+        path: an image or a video.
+        frames_per_video: evenly spaced frames that are searched for faces; 0 means all.
+        cropped: the image is a face crop already, so it is scored as it is.
+    Returns:
+        The answer. A file that cannot be judged has the training prior, UNSURE, and the reason.
+    """
+    nothing = pd.DataFrame(columns=FACE_COLUMNS)
+    try:
+        faces, reason = _score_faces(judge, path, frames_per_video, cropped)
+    except ValueError as error:
+        faces, reason = nothing, str(error).replace(path, Path(path).name)
+    people = find_people(faces, judge.decision)
+    verdict = Verdict(judge.prior, UNSURE, reason)
+    if len(people):
+        verdict = judge_people(people, judge.decision)
+    return Answer(path, verdict.decision, verdict.score, verdict.reason, faces, people)
+
+
+def _score_faces(
+    judge: Judge, path: str, frames_per_video: int, cropped: bool
+) -> tuple[pd.DataFrame, str]:
+    """The table of faces, and why there are none, or ""."""
+    rows: list[tuple[Any, ...]] = []
+    boxes: list[list[Any]] = []
+    looks: list[list[np.ndarray]] = []
+    logits: list[np.ndarray] = []
+    spare: list[Image.Image] = []  # a few frames, for the case that none has a face
+    cut = _cut(judge, open_media(path, frames_per_video), cropped)
+    while chunk := list(islice(cut, BATCH)):
+        crops: list[Image.Image] = []
+        for (number, seconds, image), faces in chunk:
+            boxes.append([face.box for face in faces])
+            looks.append([look(face.crop) for face in faces])
+            crops += [face.crop for face in faces]
+            for face in faces:
+                side = _side(face, image, judge.recipe, cropped)
+                facts = (face.probability, side, sharpness(face.crop))
+                rows.append((path, number, seconds, *face.box, *facts))
+            if not rows and len(spare) < 3:
+                spare.append(image)
+        if crops:
+            logits.append(score_crops(judge, crops))
+    if not rows:
+        return pd.DataFrame(columns=FACE_COLUMNS), _why_no_face(judge, spare)
+    names = ["input", "frame", "time_s", "x1", "y1", "x2", "y2", "probability", "side", "sharpness"]
+    table = pd.DataFrame(rows, columns=names)
+    table["track"] = [track for frame in link_tracks(boxes, looks) for track in frame]
+    table["logit"] = np.concatenate(logits)
+    table["score"] = expit(table["logit"] / judge.decision["temperature"])
+    return table[FACE_COLUMNS], ""
+
+
+def _cut(
+    judge: Judge, frames: Iterator[Frame], cropped: bool
+) -> Iterator[tuple[Frame, list[Face]]]:
+    for frame in frames:
+        image = frame[2]
+        if cropped:
+            whole = (0.0, 0.0, float(image.width), float(image.height))
+            yield frame, [Face(whole, 1.0, image)]
+        else:
+            yield frame, cut_faces(judge.detector, image, judge.recipe)
+
+
+def _side(face: Face, image: Image.Image, recipe: CropRecipe, cropped: bool) -> float:
+    """Shorter side of a face in pixels of the frame that it was cut from."""
+    x1, y1, x2, y2 = face.box
+    if cropped:  # how large it was before it was cut is not known
+        return float(recipe.image_size)
+    return min(x2 - x1, y2 - y1) * recipe.shrunk(*image.size)[0] / image.width
+
+
+def _why_no_face(judge: Judge, images: list[Image.Image]) -> str:
+    """Look again at twice the size: a face that appears then was only too small."""
+    for image in images:
+        width, height = judge.recipe.shrunk(*image.size)
+        size = (min(2 * width, image.width), min(2 * height, image.height))
+        if size == (width, height) or min(size) < judge.detector.min_face_size:
+            continue
+        boxes, _ = judge.detector.detect(image.resize(size, Image.Resampling.BICUBIC))
+        if boxes is not None:
+            scale = image.width / size[0]
+            side = scale * max(min(x2 - x1, y2 - y1) for x1, y1, x2, y2 in boxes)
+            needed = judge.detector.min_face_size * image.width / width
+            return f"faces too small: {side:.0f} pixels, about {needed:.0f} are needed"
+    return "no face found"
+
+
+def recut(
+    judge: Judge,
+    answer: Answer,
+    faces: pd.DataFrame,
+    *,
+    frames_per_video: int,
+    cropped: bool = False,
+) -> list[Image.Image]:
+    """The crops of some rows of `answer.faces` again, to be looked at: they are not kept.
+
+    Args:
+        judge: that gave the answer.
+        answer: of `judge_file`.
+        faces: rows of `answer.faces`.
+        frames_per_video, cropped: as then.
+    Returns:
+        One crop a row, in order.
+    """
+    found: dict[tuple, Image.Image] = {}
+    wanted = set(faces["frame"])
+    frames = (f for f in open_media(answer.input, frames_per_video) if f[0] in wanted)
+    for (number, _, _), cut in _cut(judge, frames, cropped):
+        found |= {(number, face.box[0], face.box[1]): face.crop for face in cut}
+    return [found[key] for key in faces[["frame", "x1", "y1"]].itertuples(index=False, name=None)]
