@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Each module may import only those before it.
 MODULES = (
     *("runtime", "artifacts", "parameters", "layouts", "datasets", "inspection", "splits"),
-    *("sound", "video", "faces", "tracks", "face_folders", "extraction"),
+    *("sound", "decoding", "video", "faces", "tracks", "face_folders", "extraction"),
     *("demo_actors", "demo_faces", "demo_rooms", "demo_scenes", "demo_fakes", "demo_data"),
     *("transforms", "augment", "loading", "store", "recipes", "sampling", "feeding"),
     *("models", "checkpoints", "launch", "precision", "training_job", "trainer", "engine"),
