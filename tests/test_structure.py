@@ -33,6 +33,7 @@ MODULES = (
     *("evaluation", "slices", "robustness", "explain", "baselines"),
     *("media", "people", "judging", "inference"),
     *("plots", "plots_evaluation", "plots_intervals", "plots_faces", "plots_training"),
+    *("plots_video", "annotate", "answers"),
     *("report_text", "report_captions", "report", "report_markdown"),
     "pipeline",
 )

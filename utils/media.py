@@ -93,7 +93,7 @@ def _has_media_name(name: str) -> bool:
     return name.lower().endswith(MEDIA_SUFFIXES) and not name.startswith(".")
 
 
-def open_media(path: str, n_frames: int) -> Iterator[Frame]:
+def open_media(path: str, n_frames: int, *, threads: int = 0) -> Iterator[Frame]:
     """Yield evenly spaced frames of an image (one), an animated image or a video.
 
     What the file is says its content, not its name. Of a JPEG over MAX_PIXELS the frame is 1/2,
@@ -102,6 +102,7 @@ def open_media(path: str, n_frames: int) -> Iterator[Frame]:
     Args:
         path: file.
         n_frames: frames wanted of a video or an animation; 0 means all.
+        threads: of the video decoder; 0: as many as FFmpeg thinks fit.
     Yields:
         Frame number from 0, its time in seconds, and the RGB image upright as displayed.
     Raises:
@@ -112,7 +113,7 @@ def open_media(path: str, n_frames: int) -> Iterator[Frame]:
         yield from _image_frames(path, n_frames)
         return
     try:
-        yield from sample_frames(path, n_frames)
+        yield from sample_frames(path, n_frames, threads=threads)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
 

@@ -46,8 +46,8 @@ class Verdict:
 
 def sharpness(crop: Image.Image) -> float:
     """Edges over contrast of a face at 64 x 64 pixels; light and contrast do not change it."""
-    grey = cv2.cvtColor(np.asarray(crop), cv2.COLOR_RGB2GRAY).astype(np.float32)
-    grey = cv2.resize(grey, (64, 64), interpolation=cv2.INTER_AREA)
+    full = cv2.cvtColor(np.asarray(crop), cv2.COLOR_RGB2GRAY)
+    grey = cv2.resize(full.astype(np.float32), (64, 64), interpolation=cv2.INTER_AREA)
     return float(cv2.Laplacian(grey, cv2.CV_32F).std() / max(float(grey.std()), 1.0))
 
 
