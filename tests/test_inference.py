@@ -20,9 +20,10 @@ from utils.inference import (
     short_names,
     submission,
 )
-from utils.judging import fold_batch_norms, judge_file, load_judge, recut, score_crops
+from utils.judging import judge_file, recut
 from utils.loading import make_loader
 from utils.models import build_model, load_model, model_transform, save_model
+from utils.scoring import fold_batch_norms, load_judge, score_crops
 from utils.video import write_video
 
 CPU = torch.device("cpu")

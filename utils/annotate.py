@@ -101,7 +101,7 @@ def _drawn(answer: Answer, frames: Iterator[Frame]) -> Iterator[tuple[int, float
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         canvas = image.resize(size, Image.Resampling.BILINEAR) if scale < 1 else image
         pen = ImageDraw.Draw(canvas)
-        font = ImageFont.load_default(max(12, min(size) // 28))
+        font = ImageFont.load_default(max(13, min(size) // 24))
         for track, bend in bends.items():
             now = [np.interp(number, bend["frame"], bend[c], np.nan, np.nan) for c in bend][1:]
             if np.isfinite(now).all():

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
+from operator import itemgetter
 from pathlib import Path
 
 import pandas as pd
@@ -15,14 +16,20 @@ from tqdm.auto import tqdm
 
 from utils.artifacts import ARTIFACTS, data_folder, find_artifact
 from utils.datasets import crop_paths
-from utils.judging import Answer, Judge, judge_file, load_judge
+from utils.jobs import run_jobs
+from utils.judging import Answer, judge_file, unjudged
 from utils.layouts import index_videos
 from utils.runtime import get_device, output_folder
+from utils.scoring import Judge, load_judge
 
 #: Files that are judged at once in one process: while one is decoded, another is scored.
 IN_FLIGHT = 4
+#: From so many files on, processes that load the model first are worth it on a CPU.
+MANY = 64
 #: P(FAKE) in submission.csv lies within this: the log loss of one sure mistake is then 4.6 at most.
 CLIP = (0.01, 0.99)
+_Work = tuple[int, str, bool]  # number, path, whether it is a crop already
+_Result = tuple[int, Answer]
 
 
 def find_model(model: str | Path = "", output: str | Path = "") -> Path:
@@ -90,6 +97,8 @@ def judge_files(
     *,
     crops: Sequence[str] = (),
     frames_per_video: int = 16,
+    workers: int = 0,
+    scheduler: str = "",
     progress: bool = True,
 ) -> list[Answer]:
     """Judge many files; one that cannot be judged is listed with its reason, the others go on.
@@ -99,6 +108,9 @@ def judge_files(
         inputs: images and videos in which faces are looked for.
         crops: images that are face crops already.
         frames_per_video: see `judge_file`.
+        workers: processes; 1: this one alone, which still works at several files at once; 0: this
+            one on a GPU and for fewer than MANY files, else one a core.
+        scheduler: address of a Dask scheduler whose workers do the work instead.
         progress: show a bar over the files.
     Returns:
         One answer a file: the inputs, then the crops.
@@ -107,26 +119,62 @@ def judge_files(
     """
     if twice := sorted(set(inputs) & set(crops)):
         raise ValueError(f"{twice[0]} is in INPUTS and in CROPS: name it in one of them")
-    judge_one = partial(_judge, judge, frames_per_video)
-    work = [(path, False) for path in inputs] + [(path, True) for path in crops]
-    at_once = min(IN_FLIGHT, os.cpu_count() or 1, max(len(work), 1))
-    threads = 1 if at_once > 1 else torch.get_num_threads()
-    with _threads(threads), ThreadPoolExecutor(at_once) as pool:
-        answers = pool.map(judge_one, work)
+    files = [(path, False) for path in inputs] + [(path, True) for path in crops]
+    work = [(number, path, cropped) for number, (path, cropped) in enumerate(files)]
+    if not workers and not scheduler and (judge.device.type != "cpu" or len(work) < MANY):
+        workers = 1
+    if workers == 1 and not scheduler:
+        results = _judge_here(judge, work, frames_per_video)
+    else:
+        function = partial(_judge_apart, str(judge.folder), judge.device.type, frames_per_video)
+        lost = partial(_lost, judge)
+        results = run_jobs(function, work, workers=workers, scheduler=scheduler, lost=lost)
+    bar = tqdm(results, "judge", len(work), unit="file", disable=not progress)
+    return [answer for _, answer in sorted(bar, key=itemgetter(0))]
+
+
+def _judge_here(judge: Judge, work: Sequence[_Work], frames_per_video: int) -> Iterator[_Result]:
+    """Several files at once in threads: while one is decoded, others are searched and scored."""
+    at_once = min(IN_FLIGHT, os.cpu_count() or 1, len(work))
+    if at_once < 2:
+        yield from ((n, judge_file(judge, p, frames_per_video=frames_per_video, cropped=c))
+                    for n, p, c in work)  # fmt: skip
+        return
+    judge_one = partial(_judge_one, judge, frames_per_video)
+    with _torch_threads(1), ThreadPoolExecutor(at_once) as pool:
+        futures = [pool.submit(judge_one, item) for item in work]
         try:
-            return list(tqdm(answers, "judge", len(work), unit="file", disable=not progress))
-        except BaseException:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
             pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
-def _judge(judge: Judge, frames_per_video: int, work: tuple[str, bool]) -> Answer:
-    path, cropped = work
-    return judge_file(judge, path, frames_per_video=frames_per_video, cropped=cropped)
+def _judge_one(judge: Judge, frames_per_video: int, item: _Work) -> _Result:
+    number, path, cropped = item
+    # One thread each: files side by side need no threads within, which would fight for the cores.
+    answer = judge_file(judge, path, frames_per_video=frames_per_video, cropped=cropped, threads=1)
+    return number, answer
+
+
+def _judge_apart(folder: str, device: str, frames_per_video: int, item: _Work) -> _Result:
+    """The same in another process, which loads the model once."""
+    return _judge_one(_loaded(folder, device), frames_per_video, item)
+
+
+@lru_cache(maxsize=1)
+def _loaded(folder: str, device: str) -> Judge:
+    return load_judge(folder, device=torch.device(device))
+
+
+def _lost(judge: Judge, item: _Work) -> _Result:
+    number, path, _ = item
+    reason = f"{Path(path).name} took down every process that judged it"
+    return number, unjudged(judge, path, reason)
 
 
 @contextmanager
-def _threads(n: int) -> Iterator[None]:
+def _torch_threads(n: int) -> Iterator[None]:
     """Give each of several files one thread of torch, so that they do not fight for the cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(n)

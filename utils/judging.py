@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -11,57 +10,21 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from PIL import Image
 from scipy.special import expit
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from utils.artifacts import ARTIFACTS, check_fields
-from utils.engine import predict
-from utils.faces import CropRecipe, Face, cut_faces, load_detector
+from utils.artifacts import ARTIFACTS
+from utils.faces import CropRecipe, Face, cut_faces
+from utils.jobs import prefetch
 from utils.media import Frame, open_media
-from utils.models import load_model, model_transform
-from utils.people import UNSURE, Verdict, find_people, judge_people, sharpness
+from utils.people import PERSON, UNSURE, find_people, judge_people, sharpness
+from utils.scoring import BATCH, Judge, score_crops
 from utils.tracks import link_tracks, look
-from utils.transforms import Transform
 
-#: Crops that are scored at once, and frames that wait for it: memory does not grow with a video.
-BATCH = 16
-#: The rule before 04 has chosen one: uncalibrated, half, nothing withheld.
-UNDECIDED = {
-    "temperature": 1.0,
-    "threshold": 0.5,
-    "rule": "none: 04_evaluate has not run",
-    "aggregation": "mean_logit",
-    "abstention": None,
-}
 FACE_COLUMNS = [
     *ARTIFACTS["inference.csv"].columns,
     *("probability", "side", "sharpness", "logit"),
 ]
-
-
-@dataclass(frozen=True)
-class Judge:
-    """A model with all that it takes to judge a file as it was evaluated.
-
-    Attributes:
-        model: two logits, REAL and FAKE; batch norms folded into the convolutions before them.
-        transform: the model's own eval transform.
-        detector: the face detector that cut the training crops.
-        recipe: how it cut them.
-        decision: temperature, threshold, rule, aggregation and abstention band, chosen on val.
-        prior: share of FAKE videos in training, the answer where nothing can be seen.
-        device: where the model runs.
-    """
-
-    model: torch.nn.Module
-    transform: Transform
-    detector: Any
-    recipe: CropRecipe
-    decision: dict[str, Any]
-    prior: float
-    device: torch.device
 
 
 @dataclass(frozen=True)
@@ -90,15 +53,20 @@ class Answer:
         if self.faces.empty:
             return f"{name}: {self.decision}. Not judged: {printable(self.reason)}"
         seen = f"{len(self.faces)} {'face' if len(self.faces) == 1 else 'faces'}"
-        if len(self.people) > 1:
-            seen += f" of {len(self.people)} people"
+        if self.n_people > 1:
+            seen += f" of {self.n_people} people"
         reason = f"; {self.reason}" if self.reason else ""
         return f"{name}: {self.decision}, P(FAKE) {self.score:.2f} ({seen}{reason})"
 
+    @property
+    def n_people(self) -> int:
+        """How many people decided."""
+        return int(self.people["decides"].sum())
+
     def row(self) -> tuple[str, int, int, float, str, str]:
         """The row of verdicts.csv."""
-        n_faces, n_people = len(self.faces), len(self.people)
-        return (self.input, n_faces, n_people, self.score, self.decision, self.reason)
+        n_faces = len(self.faces)
+        return (self.input, n_faces, self.n_people, self.score, self.decision, self.reason)
 
 
 def printable(text: str) -> str:
@@ -106,67 +74,13 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
-def load_judge(folder: str | Path, *, device: torch.device) -> Judge:
-    """Load a model folder with its decision rule and its crop recipe.
-
-    Raises:
-        FileNotFoundError: the folder holds no model.
-        ValueError: it is no model of this kind.
-    """
-    model, extra = load_model(folder)
-    decision: dict[str, Any] = UNDECIDED
-    chosen = Path(folder) / "decision.json"
-    if chosen.is_file():
-        decision = json.loads(chosen.read_text(encoding="utf-8"))
-        check_fields("model/decision.json", decision, chosen)
-    recipe = CropRecipe.from_dict(extra.get("crop_recipe", {}))
-    transform = model_transform(model)
-    return Judge(
-        model=fold_batch_norms(model).to(device).to(memory_format=torch.channels_last),
-        transform=transform,
-        detector=load_detector(recipe, device),
-        recipe=recipe,
-        decision=decision,
-        prior=float(extra.get("prior", 0.5)),
-        device=device,
-    )
-
-
-def fold_batch_norms(model: torch.nn.Module) -> torch.nn.Module:
-    """Put each batch norm into the convolution before it, in place: the same scores, sooner.
-
-    Only where the one directly follows the other, as in all EfficientNets. What a norm of timm
-    does besides (its activation) stays.
-    """
-    for parent in list(model.modules()):
-        before: torch.nn.Module | None = None
-        for name, child in list(parent.named_children()):
-            if isinstance(child, torch.nn.Identity):
-                continue
-            if (
-                isinstance(child, torch.nn.BatchNorm2d)
-                and isinstance(before, torch.nn.Conv2d)
-                and before.out_channels == child.num_features
-            ):
-                mean, variance = child.running_mean, child.running_var
-                assert mean is not None and variance is not None
-                before.weight, before.bias = fuse_conv_bn_weights(
-                    before.weight, before.bias, mean, variance, child.eps, child.weight, child.bias
-                )
-                parent.add_module(name, getattr(child, "act", torch.nn.Identity()))
-            before = child
-    return model.eval()
-
-
-def score_crops(judge: Judge, crops: Iterable[Image.Image]) -> np.ndarray:
-    """The logit of FAKE of each crop, shape (n,), before calibration."""
-    images = [judge.transform(crop) for crop in crops]
-    batches = [(torch.stack(images[i : i + BATCH]), 0, 0) for i in range(0, len(images), BATCH)]
-    return predict(judge.model, batches, device=judge.device, progress=False)  # type: ignore[arg-type]
-
-
 def judge_file(
-    judge: Judge, path: str, *, frames_per_video: int = 16, cropped: bool = False
+    judge: Judge,
+    path: str,
+    *,
+    frames_per_video: int = 16,
+    cropped: bool = False,
+    threads: int = 0,
 ) -> Answer:
     """Score every face of one image or video and answer for the whole.
 
@@ -175,23 +89,30 @@ def judge_file(
         path: an image or a video.
         frames_per_video: evenly spaced frames that are searched for faces; 0 means all.
         cropped: the image is a face crop already, so it is scored as it is.
+        threads: of the video decoder; 0: as many as FFmpeg thinks fit.
     Returns:
         The answer. A file that cannot be judged has the training prior, UNSURE, and the reason.
     """
-    nothing = pd.DataFrame(columns=FACE_COLUMNS)
     try:
-        faces, reason = _score_faces(judge, path, frames_per_video, cropped)
+        frames = open_media(path, frames_per_video, threads=threads)
+        faces, reason = _score_faces(judge, path, prefetch(frames), cropped)
     except ValueError as error:
-        faces, reason = nothing, str(error).replace(path, Path(path).name)
+        return unjudged(judge, path, str(error).replace(path, Path(path).name))
+    if faces.empty:
+        return unjudged(judge, path, reason)
     people = find_people(faces, judge.decision)
-    verdict = Verdict(judge.prior, UNSURE, reason)
-    if len(people):
-        verdict = judge_people(people, judge.decision)
+    verdict = judge_people(people, judge.decision)
     return Answer(path, verdict.decision, verdict.score, verdict.reason, faces, people)
 
 
+def unjudged(judge: Judge, path: str, reason: str) -> Answer:
+    """The answer to a file that shows nothing: the training prior, UNSURE, and why."""
+    faces, people = pd.DataFrame(columns=FACE_COLUMNS), pd.DataFrame(columns=PERSON)
+    return Answer(path, UNSURE, judge.prior, reason, faces, people)
+
+
 def _score_faces(
-    judge: Judge, path: str, frames_per_video: int, cropped: bool
+    judge: Judge, path: str, frames: Iterator[Frame], cropped: bool
 ) -> tuple[pd.DataFrame, str]:
     """The table of faces, and why there are none, or ""."""
     rows: list[tuple[Any, ...]] = []
@@ -199,7 +120,7 @@ def _score_faces(
     looks: list[list[np.ndarray]] = []
     logits: list[np.ndarray] = []
     spare: list[Image.Image] = []  # a few frames, for the case that none has a face
-    cut = _cut(judge, open_media(path, frames_per_video), cropped)
+    cut = _cut(judge, frames, cropped)
     while chunk := list(islice(cut, BATCH)):
         crops: list[Image.Image] = []
         for (number, seconds, image), faces in chunk:

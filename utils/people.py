@@ -108,13 +108,13 @@ def judge_people(people: pd.DataFrame, decision: Mapping[str, Any]) -> Verdict:
     decision_of_all = min(deciding["decision"], key=order.index)
     who = deciding[deciding["decision"] == decision_of_all]
     who = who.loc[who["score"].idxmax()]
-    score, several = float(deciding["score"].max()), len(people) > 1
+    score, several = float(deciding["score"].max()), len(deciding) > 1
     reasons = []
     if decision_of_all == UNSURE:
         prefix = f"person {who['track']}: " if several else ""
         reasons.append(prefix + _why_unsure(who, decision))
     elif several and decision_of_all == CLASSES[1]:
-        reasons.append(f"person {who['track']} of {len(people)} looks fake")
+        reasons.append(f"person {who['track']} of {len(deciding)} looks fake")
     aside = people[~people["decides"] & (people["score"] >= decision["threshold"])]
     for other in aside.itertuples():
         reasons.append(f"person {other.track} scores {other.score:.2f}, not counted: {other.note}")

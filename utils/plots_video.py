@@ -32,6 +32,7 @@ def plain(text: str, length: int = 60) -> str:
 
 def plot_timeline(
     faces: pd.DataFrame,
+    people: pd.DataFrame | None = None,
     *,
     threshold: float | None = None,
     band: tuple[float, float] | None = None,
@@ -44,6 +45,7 @@ def plot_timeline(
     Args:
         faces: columns `time_s` (s), `score` (P(FAKE)) and `track`; a line breaks where a person
             was out of sight for long.
+        people: `track, decides` of `find_people`; names those who were not counted.
         threshold: at and above it a face is called FAKE.
         band: (low, high) of UNSURE; drawn with the threshold.
         title: for example the name of the video; the number of people is added.
@@ -51,11 +53,12 @@ def plot_timeline(
         ax: where to draw.
     """
     require_columns(faces, "time_s", "score", "track")
-    people = dict(list(faces.groupby("track")))
+    tracks = dict(list(faces.groupby("track")))
+    aside = set() if people is None else set(people.loc[~people["decides"].astype(bool), "track"])
     ax = get_axes(ax, figsize=(8.4, 4.6 if peaks else 3.6))
-    for i, (name, rows) in enumerate(people.items()):
+    for i, (name, rows) in enumerate(tracks.items()):
         color, line, marker = LOOKS[i % len(LOOKS)]
-        label = f"person {name}" if i < SHOWN else None
+        label = f"person {name}" + " (not counted)" * (name in aside) if i < SHOWN else None
         x, y = _with_gaps(rows.sort_values("time_s"))
         ax.plot(x, y, line, color=color, marker=marker, markersize=5, label=label)
     if threshold is not None:
@@ -68,7 +71,8 @@ def plot_timeline(
     ax.set(xlabel="Time (s)", ylabel="Score: P(FAKE)", ylim=(-0.02, 1.02))
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     _draw_peaks(ax, faces, peaks)
-    count = f"{len(people)} {'person' if len(people) == 1 else 'people'}"
+    n_people = len(tracks) - len(aside)
+    count = f"{n_people} {'person' if n_people == 1 else 'people'}"
     ax.set_title(f"{plain(title)}: {count}", pad=78 if peaks else 12)
     return ax
 
@@ -77,7 +81,7 @@ def _with_gaps(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Times and scores, with a NaN wherever the next frame is over twice the usual step away."""
     x, y = rows["time_s"].to_numpy(float), rows["score"].to_numpy(float)
     steps = np.diff(x)
-    breaks = np.flatnonzero(steps > 2.5 * np.median(steps)) + 1 if len(steps) else []
+    breaks = np.flatnonzero(steps > 2.5 * np.median(steps)) + 1 if len(steps) else steps[:0]
     return np.insert(x, breaks, np.nan), np.insert(y, breaks, np.nan)
 
 
@@ -123,9 +127,9 @@ def plot_people(
     columns = max(4, *(len(crops) for _, _, crops, _ in rows))
     lines = 2 if maps else 1
     cell = 8 / columns
-    heights = [0.75 + lines * cell + 0.1 for _ in rows]
+    heights = [0.55 + lines * cell for _ in rows]
     figure = plt.figure(figsize=(8, sum(heights) + 0.5 + 0.5 * bool(maps)), layout="constrained")
-    strips = np.atleast_1d(figure.subfigures(len(rows), 1, height_ratios=heights))
+    strips = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
     for number, (strip, (heading, answer, crops, captions)) in enumerate(zip(strips, rows)):
         color = COLORS.get(answer, MUTED)
         strip.suptitle(heading, x=0.01, ha="left", fontsize=11, color=color)
