@@ -1,3 +1,4 @@
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from utils import engine
 from utils.artifacts import ARTIFACTS, write_json
 from utils.decisions import aggregate_videos
 from utils.inference import (
+    _lost,
     answer_tables,
     held_out_examples,
     judge_files,
@@ -325,3 +327,40 @@ def test_held_out_examples_come_from_the_test_split_alone(tmp_path):
     assert len(crops) == 2
     assert {Path(path).parent.name for path in crops} <= {"v3", "v4", "v5"}
     assert held_out_examples(index, data, tmp_path, n=2) == (videos, crops)
+
+
+def test_memory_does_not_grow_with_the_length_of_a_video(judge, monkeypatch):
+    alive, most = weakref.WeakSet(), 0
+
+    class Frame(Image.Image):
+        """A frame that can be counted as long as it is in memory."""
+
+    def frames(*_, **__):
+        nonlocal most
+        for number in range(300):
+            image = Image.fromarray(scene(LEFT, size=(160, 90)))
+            image.__class__ = Frame
+            alive.add(image)
+            most = max(most, len(alive))
+            yield number, number / 8, image
+            del image
+
+    monkeypatch.setattr("utils.judging.open_media", frames)
+    monkeypatch.setattr("utils.judging.cut_faces", lambda *_: [])
+    assert judge_file(judge, "long.mp4", frames_per_video=0).reason == "no face found"
+    assert most <= 8
+
+
+def test_many_files_are_judged_in_processes_as_in_this_one(judge, media):
+    inputs = [str(media / name) for name in ("pair.png", "broken.mp4", "clip.mp4", "wall.png")]
+    options = {"frames_per_video": 4, "progress": False}
+    here = answer_tables(judge_files(judge, inputs, workers=1, **options))
+    apart = answer_tables(judge_files(judge, inputs, workers=2, **options))
+    for ours, theirs in zip(apart, here):
+        pd.testing.assert_frame_equal(ours, theirs, atol=1e-6)
+
+
+def test_file_that_takes_its_process_down_is_listed_and_the_others_go_on(judge, media):
+    _, answer = _lost(judge, (3, str(media / "pair.png"), False))
+    assert answer.decision == "UNSURE" and answer.score == PRIOR
+    assert "pair.png took down" in answer.reason

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.tracks import link_tracks, look
+from utils.tracks import Linker, link_tracks, look
 
 
 def box(x, y=50.0, side=40.0):
@@ -14,6 +14,11 @@ def box(x, y=50.0, side=40.0):
 def unit(*values):
     vector = np.array(values, dtype=float)
     return vector / np.linalg.norm(vector)
+
+
+def linked(frames, looks):
+    linker = Linker()
+    return [linker.link(boxes, seen) for boxes, seen in zip(frames, looks, strict=True)]
 
 
 ANNA, BEN = unit(1, 0), unit(0, 1)
@@ -27,7 +32,7 @@ def test_people_who_cross_keep_their_tracks():
 def test_people_who_meet_and_turn_back_are_told_apart_by_their_looks():
     places = [(20, 140), (50, 110), (50, 110), (20, 140)]
     frames = [[box(a), box(b)] for a, b in places]
-    assert link_tracks(frames, [[ANNA, BEN]] * 4) == [[1, 2]] * 4
+    assert linked(frames, [[ANNA, BEN]] * 4) == [[1, 2]] * 4
 
 
 def test_person_out_of_sight_comes_back_as_the_same_one():
@@ -38,13 +43,13 @@ def test_person_out_of_sight_comes_back_as_the_same_one():
 def test_person_who_is_elsewhere_after_a_cut_is_found_by_the_looks():
     frames = [[box(10)], [box(600, side=150)]]
     assert link_tracks(frames) == [[1], [2]]
-    assert link_tracks(frames, [[ANNA], [ANNA]]) == [[1], [1]]
-    assert link_tracks(frames, [[ANNA], [BEN]]) == [[1], [2]]
+    assert linked(frames, [[ANNA], [ANNA]]) == [[1], [1]]
+    assert linked(frames, [[ANNA], [BEN]]) == [[1], [2]]
 
 
 def test_another_person_at_the_same_place_is_another_track():
     frames = [[box(10)], [box(12)], [box(10)]]
-    assert link_tracks(frames, [[ANNA], [BEN], [ANNA]]) == [[1], [2], [1]]
+    assert linked(frames, [[ANNA], [BEN], [ANNA]]) == [[1], [2], [1]]
 
 
 def test_nearest_pairs_are_taken_together_and_not_one_by_one():

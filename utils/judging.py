@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from utils.jobs import prefetch
 from utils.media import Frame, open_media
 from utils.people import PERSON, UNSURE, find_people, judge_people, sharpness
 from utils.scoring import BATCH, Judge, score_crops
-from utils.tracks import link_tracks, look
+from utils.tracks import Linker, look
 
 FACE_COLUMNS = [
     *ARTIFACTS["inference.csv"].columns,
@@ -116,30 +115,27 @@ def _score_faces(
 ) -> tuple[pd.DataFrame, str]:
     """The table of faces, and why there are none, or ""."""
     rows: list[tuple[Any, ...]] = []
-    boxes: list[list[Any]] = []
-    looks: list[list[np.ndarray]] = []
+    crops: list[Image.Image] = []
     logits: list[np.ndarray] = []
     spare: list[Image.Image] = []  # a few frames, for the case that none has a face
-    cut = _cut(judge, frames, cropped)
-    while chunk := list(islice(cut, BATCH)):
-        crops: list[Image.Image] = []
-        for (number, seconds, image), faces in chunk:
-            boxes.append([face.box for face in faces])
-            looks.append([look(face.crop) for face in faces])
-            crops += [face.crop for face in faces]
-            for face in faces:
-                side = _side(face, image, judge.recipe, cropped)
-                facts = (face.probability, side, sharpness(face.crop))
-                rows.append((path, number, seconds, *face.box, *facts))
-            if not rows and len(spare) < 3:
-                spare.append(image)
-        if crops:
+    linker = Linker()
+    for (number, seconds, image), faces in _cut(judge, frames, cropped):
+        looks = [look(face.crop) for face in faces]
+        tracks = linker.link([face.box for face in faces], looks)
+        for face, track in zip(faces, tracks, strict=True):
+            side = _side(face, image, judge.recipe, cropped)
+            facts = (face.probability, side, sharpness(face.crop))
+            rows.append((path, number, seconds, track, *face.box, *facts))
+            crops.append(face.crop)
+        if not rows and len(spare) < 3:
+            spare.append(image)
+        if len(crops) >= BATCH:
             logits.append(score_crops(judge, crops))
+            crops = []
     if not rows:
         return pd.DataFrame(columns=FACE_COLUMNS), _why_no_face(judge, spare)
-    names = ["input", "frame", "time_s", "x1", "y1", "x2", "y2", "probability", "side", "sharpness"]
-    table = pd.DataFrame(rows, columns=names)
-    table["track"] = [track for frame in link_tracks(boxes, looks) for track in frame]
+    logits.append(score_crops(judge, crops))
+    table = pd.DataFrame(rows, columns=FACE_COLUMNS[:8] + FACE_COLUMNS[9:-1])
     table["logit"] = np.concatenate(logits)
     table["score"] = expit(table["logit"] / judge.decision["temperature"])
     return table[FACE_COLUMNS], ""

@@ -19,8 +19,8 @@ from utils.faces import CropRecipe, load_detector
 from utils.models import load_model, model_transform
 from utils.transforms import Transform
 
-#: Crops that are scored at once, and frames that wait for it: memory does not grow with a video.
-BATCH = 16
+#: Crops that are scored at once, and that wait for it at most: memory does not grow with a video.
+BATCH = 32
 #: The rule before 04 has chosen one: uncalibrated, half, nothing withheld.
 UNDECIDED = {
     "temperature": 1.0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -67,44 +67,57 @@ class _Track:
         return 3 * REACH + 1 - alike if alike >= ALIKE else np.inf  # near ones go first
 
 
-def link_tracks(
-    frames: Sequence[Sequence[Box]], looks: Sequence[Sequence[np.ndarray]] | None = None
-) -> list[list[int]]:
-    """Number the people of a video: the faces of one person get the same track.
+class Linker:
+    """Numbers the people of a video frame by frame; keeps no more than where each was last.
 
-    Frame by frame, faces and tracks are paired such that most are paired and the sum of the
-    distances (of the centres over the mean side, to where the track was and was going) is
-    smallest. A pair needs a distance of at most REACH sides and sides that differ by at most a
-    factor of GROWTH; a face without one starts a track. A track that is out of sight keeps its
-    place. People who cross each other are told apart by their motion, with `looks` also by what
-    they look like; then a person is found again far away too, as after a cut.
-
-    Args:
-        frames: for each sampled frame in order, its boxes (x1, y1, x2, y2) in pixels.
-        looks: of `look`, in the shape of `frames`.
-    Returns:
-        Track numbers from 1 in order of appearance, in the shape of `frames`.
+    Faces and tracks are paired such that most are paired and the sum of the distances (of the
+    centres over the mean side, to where the track was and was going) is smallest. A pair needs a
+    distance of at most REACH sides and sides that differ by at most a factor of GROWTH; a face
+    without one starts a track. A track that is out of sight keeps its place. People who cross each
+    other are told apart by their motion, with looks also by what they look like; then a person is
+    found again far away too, as after a cut.
     """
-    tracks: list[_Track] = []
-    result = []
-    for frame, boxes in enumerate(frames):
-        seen = [looks[frame][i] if looks is not None else None for i in range(len(boxes))]
+
+    def __init__(self) -> None:
+        self.tracks: list[_Track] = []
+        self.frame = -1
+
+    def link(self, boxes: Sequence[Box], looks: Sequence[np.ndarray] | None = None) -> list[int]:
+        """Track numbers, from 1 in order of appearance, of the faces of the next frame.
+
+        Args:
+            boxes: (x1, y1, x2, y2) in pixels.
+            looks: of `look`, one a box; given for every frame of a video or for none.
+        """
+        self.frame += 1
+        tracks, seen = self.tracks, looks if looks is not None else [None] * len(boxes)
         places = [
             np.array([(x1 + x2) / 2, (y1 + y2) / 2, max((x2 - x1 + y2 - y1) / 2, 1e-6)])
             for x1, y1, x2, y2 in boxes
         ]
         costs = np.array(
-            [[t.cost(place, frame, s) for t in tracks] for place, s in zip(places, seen)]
+            [[t.cost(place, self.frame, s) for t in tracks] for place, s in zip(places, seen)]
         ).reshape(len(boxes), len(tracks))
         numbers: dict[int, int] = {}
         # A forbidden pair costs more than all others together, so it is taken last of all.
         for i, j in zip(*linear_sum_assignment(np.where(np.isfinite(costs), costs, 1e6))):
             if np.isfinite(costs[i, j]):
-                numbers[i] = j
-                tracks[j].see(places[i], frame, seen[i])
+                numbers[int(i)] = int(j)
+                tracks[j].see(places[i], self.frame, seen[i])
         for i, place in enumerate(places):
             if i not in numbers:
                 numbers[i] = len(tracks)
-                tracks.append(_Track(place, frame, np.zeros(2), seen[i]))
-        result.append([int(numbers[i]) + 1 for i in range(len(boxes))])
-    return result
+                tracks.append(_Track(place, self.frame, np.zeros(2), seen[i]))
+        return [numbers[i] + 1 for i in range(len(boxes))]
+
+
+def link_tracks(frames: Iterable[Sequence[Box]]) -> list[list[int]]:
+    """Number the people of a video by their places: the faces of one person get the same track.
+
+    Args:
+        frames: for each sampled frame in order, its boxes (x1, y1, x2, y2) in pixels.
+    Returns:
+        Track numbers from 1 in order of appearance, in the shape of `frames`; see `Linker`.
+    """
+    linker = Linker()
+    return [linker.link(boxes) for boxes in frames]
