@@ -256,6 +256,7 @@ def test_requirements_are_met_by_kaggle():
 
 def test_requirements_hold_all_that_utils_imports():
     listed = {r.name.lower().replace("-", "_") for r in requirements("requirements.txt")}
+    listed.add("distributed")  # for those who name a SCHEDULER; the error says how to install it
     nodes = [node for name in MODULES for node in ast.walk(module_tree(name))]
     imported = [alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names]
     imported += [n.module or "" for n in nodes if isinstance(n, ast.ImportFrom) and not n.level]

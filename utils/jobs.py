@@ -124,8 +124,14 @@ def _pool(workers: int, n_items: int, scheduler: str) -> Iterator[tuple[int, Cal
                 "PYTHONPATH=path/to/the/project"
             ) from error
         size = max(1, sum(client.nthreads().values()))
-        options |= {"backend": "dask", "client": client, "n_jobs": -1, "pre_dispatch": "all"}
-        yield size, lambda tasks: joblib.Parallel(**options)(tasks)
+        options |= {"n_jobs": -1, "pre_dispatch": "all"}
+
+        def run(tasks: list) -> Iterator:
+            with joblib.parallel_config("dask", client=client):  # read once, when it is made
+                parallel = joblib.Parallel(**options)
+            return parallel(tasks)
+
+        yield size, run
 
 
 def _killed() -> tuple[type[BaseException], ...]:
