@@ -95,6 +95,7 @@ def test_no_name_leaves_the_folder_or_carries_markup():
 def test_title_is_drawn_as_it_is_written():
     assert plain("a$b$.mp4") == r"a\$b\$.mp4"
     assert plain("a\nb\x1b") == "a?b?"
+    assert plain("лицо \N{EGYPTIAN HIEROGLYPH A001}") == "лицо ?"
     assert len(plain("x" * 300)) == 60
     rows = [("Person 1", "FAKE", [Image.new("RGB", (9, 9))], ["0.5"])]
     figure = plot_people(rows, title=r"<b>$\frac{}$ _^ .mp4")

@@ -220,6 +220,18 @@ def test_one_call_finds_the_model_in_output_and_says_where_one_comes_from(
     assert predict(media / "wall.png", device="cpu").reason == "no face found"
 
 
+def test_faces_that_are_only_too_small_are_told_from_none(judge, tmp_path):
+    def reason(image):
+        image.save(tmp_path / "a.png")
+        return judge_file(judge, str(tmp_path / "a.png")).reason
+
+    crowd = scene((300, 300, 60), (800, 400, 60), size=(1920, 1080))  # a quarter is searched
+    assert reason(Image.fromarray(crowd)).startswith("faces too small: ")
+    assert "about 80 are needed" in reason(Image.fromarray(crowd))
+    assert reason(Image.fromarray(scene(size=(1920, 1080)))) == "no face found"
+    assert reason(Image.new("RGB", (1, 1))) == "no face can be seen in 1 x 1 pixels"
+
+
 def test_name_cannot_steer_the_terminal(judge):
     answer = judge_file(judge, "a\x1b[2J\n.mp4")
     assert "\x1b" not in str(answer) and "\n" not in str(answer)

@@ -165,6 +165,8 @@ def _why_no_face(judge: Judge, images: list[Image.Image]) -> str:
     """Look again at twice the size: a face that appears then was only too small."""
     for image in images:
         width, height = judge.recipe.shrunk(*image.size)
+        if min(image.size) < judge.detector.min_face_size:
+            return f"no face can be seen in {image.width} x {image.height} pixels"
         size = (min(2 * width, image.width), min(2 * height, image.height))
         if size == (width, height) or min(size) < judge.detector.min_face_size:
             continue

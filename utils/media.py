@@ -28,7 +28,7 @@ MEDIA_SUFFIXES = (
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 #: A larger picture is read at 1/2, 1/4 or 1/8 if it is a JPEG, and refused otherwise. Its decoded
 #: pixels take 4 bytes each.
-MAX_PIXELS = 64_000_000
+MAX_PIXELS = 50_000_000
 
 Frame = tuple[int, float, Image.Image]
 

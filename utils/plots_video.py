@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from PIL import Image
 
@@ -23,8 +24,12 @@ HEAT_WORDS = (
 
 
 def plain(text: str, length: int = 60) -> str:
-    """A name from the data as matplotlib draws it literally, its middle left out if it is long."""
-    text = "".join(c if c.isprintable() else "?" for c in text)
+    """A name from the data as matplotlib draws it literally, its middle left out if it is long.
+
+    What the font cannot draw becomes "?".
+    """
+    font = get_font(findfont(FontProperties()))
+    text = "".join(c if c.isprintable() and font.get_char_index(ord(c)) else "?" for c in text)
     if len(text) > length:
         text = f"{text[: length // 2 - 1]}…{text[-length // 2 :]}"
     return text.replace("$", r"\$")
