@@ -141,7 +141,8 @@ def _judge_here(judge: Judge, work: Sequence[_Work], frames_per_video: int) -> I
                     for n, p, c in work)  # fmt: skip
         return
     judge_one = partial(_judge_one, judge, frames_per_video)
-    with _torch_threads(1), ThreadPoolExecutor(at_once) as pool:
+    set_threads = torch.set_num_threads  # of the thread that calls it
+    with _torch_threads(1), ThreadPoolExecutor(at_once, "judge", set_threads, (1,)) as pool:
         futures = [pool.submit(judge_one, item) for item in work]
         try:
             for future in as_completed(futures):
