@@ -23,7 +23,17 @@ from utils.pipeline import DEMO, NOTEBOOKS
 ROOT = Path(__file__).resolve().parent.parent
 #: Each module may import only those before it.
 MODULES = (
-    *("runtime", "artifacts", "parameters", "jobs", "layouts", "datasets", "inspection", "splits"),
+    *(
+        "runtime",
+        "artifacts",
+        "parameters",
+        "jobs",
+        "raw_layouts",
+        "layouts",
+        "datasets",
+        "inspection",
+        "splits",
+    ),
     *("sound", "decoding", "video", "faces", "tracks", "face_folders", "extraction"),
     *("demo_actors", "demo_faces", "demo_rooms", "demo_scenes", "demo_fakes", "demo_data"),
     *("transforms", "augment", "loading", "store", "recipes", "sampling", "feeding"),

@@ -115,7 +115,7 @@ def _pool(workers: int, n_items: int, scheduler: str) -> Iterator[tuple[int, Cal
         raise ImportError(
             "SCHEDULER needs Dask, here and on its workers: pip install distributed"
         ) from error
-    with Client(scheduler, timeout="20s") as client:
+    with Client(scheduler, timeout="10s") as client:
         try:
             client.run(_run, len, 0, ())
         except ModuleNotFoundError as error:

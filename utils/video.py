@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -14,7 +14,7 @@ from av.error import FFmpegError
 from PIL import Image
 
 from utils.artifacts import atomic_path
-from utils.decoding import decode, list_packets, open_video, read_frames
+from utils.decoding import Packets, decode, list_packets, open_video, read_frames
 from utils.sound import open_sound
 
 #: Threads of the encoder. x264 writes other bytes for another number of threads, so the number
@@ -95,12 +95,32 @@ def sample_frames(
         FileNotFoundError: there is no such file.
         ValueError: the file holds no video stream or no frame that can be decoded.
     """
+    packets = list_packets(path)
+    yield from _read(path, packets, evenly_spaced(packets.n_frames, n_frames), threads)
+
+
+def frames_at(
+    path: str | Path, numbers: Sequence[int], *, threads: int = 0
+) -> Iterator[tuple[int, float, Image.Image]]:
+    """Yield the frames of these numbers, as `sample_frames` does; those past the end are left out.
+
+    Args:
+        path: video file.
+        numbers: rising frame numbers from 0.
+        threads: of the decoder; 0: as many as FFmpeg thinks fit.
+    """
+    packets = list_packets(path)
+    if wanted := [number for number in numbers if number < packets.n_frames]:
+        yield from _read(path, packets, wanted, threads)
+
+
+def _read(
+    path: str | Path, packets: Packets, wanted: Sequence[int] | np.ndarray, threads: int
+) -> Iterator[tuple[int, float, Image.Image]]:
     with open_video(path) as (_, stream):
         fps = float(stream.average_rate or stream.guessed_rate or 1)
         unit = float(stream.time_base or 0)
-    packets = list_packets(path)
     start = int(packets.times[0]) if packets.regular and packets.n_frames else None
-    wanted = evenly_spaced(packets.n_frames, n_frames)
     number = -1
     for number, frame in read_frames(path, packets, wanted, threads=threads):
         if start is None and frame.pts is not None:
