@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_faces import LEFT, scene
+from test_video import rotated_copy
 
 from utils import media
 from utils.faces import CropRecipe, cut_faces, load_detector
@@ -300,6 +301,13 @@ def test_every_kind_of_video_shows_its_face(tmp_path, detector, name, options):
         assert len(cut_faces(detector, image, CropRecipe())) == 1
     if "times" in options:
         assert frames[-1][1] == pytest.approx(61 / 8)
+
+
+@pytest.mark.parametrize("turn", ["clockwise", "counter"])
+def test_video_that_a_phone_stored_on_its_side_is_turned_upright(tmp_path, turn):
+    path = rotated_copy(film(tmp_path / "plain.mp4"), tmp_path / "turned.mp4", turn)
+    image = frames_of(path)[0][2]
+    assert image.size == (360, 640)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache, partial
 from operator import itemgetter
 from pathlib import Path
@@ -30,6 +31,7 @@ MANY = 64
 CLIP = (0.01, 0.99)
 _Work = tuple[int, str, bool]  # number, path, whether it is a crop already
 _Result = tuple[int, Answer]
+_Model = tuple[str, tuple[int, ...]]  # folder, when its files were written
 
 
 def find_model(model: str | Path = "", output: str | Path = "") -> Path:
@@ -126,11 +128,13 @@ def judge_files(
     if workers == 1 and not scheduler:
         results = _judge_here(judge, work, frames_per_video)
     else:
-        function = partial(_judge_apart, str(judge.folder), judge.device.type, frames_per_video)
+        function = partial(_judge_apart, _model_state(judge), judge.device.type, frames_per_video)
+        away = [(number, os.path.abspath(path), cropped) for number, path, cropped in work]
         lost = partial(_lost, judge)
-        results = run_jobs(function, work, workers=workers, scheduler=scheduler, lost=lost)
+        results = run_jobs(function, away, workers=workers, scheduler=scheduler, lost=lost)
     bar = tqdm(results, "judge", len(work), unit="file", disable=not progress)
-    return [answer for _, answer in sorted(bar, key=itemgetter(0))]
+    ordered = sorted(bar, key=itemgetter(0))
+    return [replace(answer, input=files[number][0]) for number, answer in ordered]
 
 
 def _judge_here(judge: Judge, work: Sequence[_Work], frames_per_video: int) -> Iterator[_Result]:
@@ -158,14 +162,19 @@ def _judge_one(judge: Judge, frames_per_video: int, item: _Work) -> _Result:
     return number, answer
 
 
-def _judge_apart(folder: str, device: str, frames_per_video: int, item: _Work) -> _Result:
-    """The same in another process, which loads the model once."""
-    return _judge_one(_loaded(folder, device), frames_per_video, item)
+def _judge_apart(model: _Model, device: str, frames_per_video: int, item: _Work) -> _Result:
+    """The same in another process, which loads the model once and again when it changes."""
+    return _judge_one(_loaded(model, device), frames_per_video, item)
+
+
+def _model_state(judge: Judge) -> _Model:
+    files = sorted(judge.folder.resolve().iterdir())
+    return str(judge.folder.resolve()), tuple(file.stat().st_mtime_ns for file in files)
 
 
 @lru_cache(maxsize=1)
-def _loaded(folder: str, device: str) -> Judge:
-    return load_judge(folder, device=torch.device(device))
+def _loaded(model: _Model, device: str) -> Judge:
+    return load_judge(model[0], device=torch.device(device))
 
 
 def _lost(judge: Judge, item: _Work) -> _Result:
