@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import cv2
@@ -101,13 +102,10 @@ def _pool(workers: int, n_items: int, scheduler: str) -> Iterator[tuple[int, Cal
 
     That is a new `Parallel` for each list: one that broke would give its last results again.
     """
-    options: dict[str, Any] = {"return_as": "generator_unordered", "batch_size": 1}
     if not scheduler:
         size = max(1, min(workers or joblib.cpu_count(), n_items))
-        # Processes that are idle for a while end, and give their memory back.
-        options |= {"backend": "loky", "inner_max_num_threads": 1, "idle_worker_timeout": 20}
-        options |= {"n_jobs": max(2, size), "pre_dispatch": size}
-        yield size, lambda tasks: joblib.Parallel(**options)(tasks)
+        loky = {"backend": "loky", "inner_max_num_threads": 1}
+        yield size, partial(_parallel, loky, max(2, size), size)
         return
     try:
         from distributed import Client
@@ -124,14 +122,17 @@ def _pool(workers: int, n_items: int, scheduler: str) -> Iterator[tuple[int, Cal
                 "PYTHONPATH=path/to/the/project"
             ) from error
         size = max(1, sum(client.nthreads().values()))
-        options |= {"n_jobs": -1, "pre_dispatch": "all"}
+        yield size, partial(_parallel, {"backend": "dask", "client": client}, -1, "all")
 
-        def run(tasks: list) -> Iterator:
-            with joblib.parallel_config("dask", client=client):  # read once, when it is made
-                parallel = joblib.Parallel(**options)
-            return parallel(tasks)
 
-        yield size, run
+def _parallel(
+    backend: dict[str, Any], n_jobs: int, ahead: int | str, tasks: list
+) -> Iterator[tuple[int, Any]]:
+    with joblib.parallel_config(**backend):  # read once, when it is made
+        parallel = joblib.Parallel(
+            n_jobs=n_jobs, return_as="generator_unordered", batch_size=1, pre_dispatch=ahead
+        )
+    return parallel(tasks)
 
 
 def _killed() -> tuple[type[BaseException], ...]:
