@@ -6,19 +6,22 @@ PY := $(VENV)/bin/python
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
 # The recipe of `run` reads these from its environment, so blanks and quotes in them survive.
-export DATA OUTPUT SET FROM TO ONLY BENCH_DATA
+export DATA OUTPUT SET FROM TO ONLY BENCH_DATA INPUT MODEL
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint bench clean
+.PHONY: help setup run predict test lint bench clean
 .DELETE_ON_ERROR:
 
 help: ## list the targets
 	@echo "usage: make TARGET [VARIABLE=VALUE ...]"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-6s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: $(VENV)/.installed ## all notebooks: demo data, or DATA=folder [OUTPUT= SET="03_train.EPOCHS=2" FROM= TO=]
 	@$(PY) -m utils.pipeline --data "$$DATA" --output "$$OUTPUT" --set "$$SET" \
 		--from "$$FROM" --to "$$TO"
+
+predict: $(VENV)/.installed ## judge INPUT=file, folder or glob [MODEL=folder OUTPUT=folder for tables and pictures]
+	@$(PY) -m utils.answers --input "$$INPUT" --model "$$MODEL" --output "$$OUTPUT"
 
 test: $(VENV)/.installed-dev ## all tests, the notebooks end to end included; ARGS="-k name" for some
 	$(PY) -m pytest $(ARGS)

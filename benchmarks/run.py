@@ -21,6 +21,7 @@ from benchmarks import (
     extraction,
     fit_speed,
     index_cost,
+    judging,
     loader_growth,
     loader_speed,
     sampling,
@@ -28,6 +29,7 @@ from benchmarks import (
 from utils.artifacts import atomic_path
 
 MODULES = (
+    judging,
     *(index_cost, loader_speed, loader_growth, fit_speed),
     *(bootstrap_cost, bootstrap_coverage),
     *(sampling, detection, extraction),

@@ -3,10 +3,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from facenet_pytorch import MTCNN
 from PIL import Image
 
-from utils.faces import CropRecipe, cut_faces, load_detector, read_recipe
+from utils.faces import CropRecipe, _MaxPool, cut_faces, load_detector, read_recipe
 from utils.tracks import link_tracks
 from utils.video import sample_frames
 
@@ -43,6 +44,14 @@ def scene(*faces, size=(640, 360)):
 @pytest.fixture(scope="module")
 def detector():
     return load_detector(RECIPE)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("shape", [(1, 10, 81, 142), (3, 28, 22, 21), (2, 4, 3, 3), (1, 1, 2, 5)])
+def test_pools_of_the_detector_give_the_very_maxima_of_torch(size, shape):
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.MaxPool2d(size, 2, ceil_mode=True)(images)
+    assert torch.equal(_MaxPool(size, 2)(images), expected)
 
 
 @pytest.mark.parametrize(

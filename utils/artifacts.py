@@ -68,13 +68,14 @@ ARTIFACTS = {
         "04_evaluate", "frame video baselines robustness slices threshold temperature"
     ),
     "inference.csv": Artifact("05_inference", "input frame time_s track x1 y1 x2 y2 score"),
+    "verdicts.csv": Artifact("05_inference", "input n_faces n_people score decision reason"),
     "submission.csv": Artifact("05_inference", "filename label"),
 }
 
 #: Columns that hold names, read as text: a video called "004" or "nan" keeps its name.
 TEXT_COLUMNS = [
     *("path", "dataset", "video", "label", "source", "method", "split"),
-    *("filename", "original", "decision", "input"),
+    *("filename", "original", "decision", "input", "reason"),
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,13 +129,44 @@ def load_detector(recipe: CropRecipe | None = None, device: str | torch.device =
             "pip install --no-deps facenet-pytorch==2.5.3"
         ) from error
     recipe = recipe or CropRecipe()
-    return MTCNN(
+    detector = MTCNN(
         image_size=recipe.image_size,
         margin=recipe.margin,
         factor=recipe.factor,
         keep_all=True,
         device=torch.device(device),
     ).eval()
+    for network in (detector.pnet, detector.rnet, detector.onet):
+        for name, layer in list(network.named_children()):
+            if isinstance(layer, torch.nn.MaxPool2d):
+                size, stride = layer.kernel_size, layer.stride
+                network.add_module(name, _MaxPool(size, stride))  # type: ignore[arg-type]
+    return detector
+
+
+class _MaxPool(torch.nn.Module):
+    """The detector's `MaxPool2d(size, stride, ceil_mode=True)`: the same maxima, sooner on a CPU.
+
+    One direction after the other, over whole rows at a time; torch's own takes 44% of the search.
+    """
+
+    def __init__(self, size: int, stride: int) -> None:
+        super().__init__()
+        self.size, self.stride = size, stride
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        for dim in (-2, -1):
+            length = images.shape[dim]
+            n = -(-max(0, length - self.size) // self.stride) + 1
+            n -= (n - 1) * self.stride >= length  # a window must begin inside
+            missing = max(0, (n - 1) * self.stride + self.size - length)
+            if missing:
+                border = (0, 0, 0, missing) if dim == -2 else (0, missing)
+                images = torch.nn.functional.pad(images, border, value=float("-inf"))
+            picks = [slice(i, i + (n - 1) * self.stride + 1, self.stride) for i in range(self.size)]
+            parts = [images[..., pick, :] if dim == -2 else images[..., pick] for pick in picks]
+            images = reduce(torch.maximum, parts)
+        return images
 
 
 def cut_faces(detector: MTCNN, image: Image.Image, recipe: CropRecipe) -> list[Face]:
