@@ -6,15 +6,15 @@ PY := $(VENV)/bin/python
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
 # The recipe of `run` reads these from its environment, so blanks and quotes in them survive.
-export DATA OUTPUT SET FROM TO ONLY BENCH_DATA
+export DATA OUTPUT SET FROM TO ONLY BENCH_DATA OWNER
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint bench clean
+.PHONY: help setup run test lint bench clean kaggle-stage kaggle-push kaggle-check
 .DELETE_ON_ERROR:
 
 help: ## list the targets
 	@echo "usage: make TARGET [VARIABLE=VALUE ...]"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-6s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: $(VENV)/.installed ## all notebooks: demo data, or DATA=folder [OUTPUT= SET="03_train.EPOCHS=2" FROM= TO=]
 	@$(PY) -m utils.pipeline --data "$$DATA" --output "$$OUTPUT" --set "$$SET" \
@@ -31,6 +31,12 @@ lint: $(VENV)/.installed-dev ## ruff, format, stripped notebooks, types
 
 bench: $(VENV)/.installed ## ratios against peers and limits, into outputs/bench.json [ONLY=loader BENCH_DATA=]
 	@$(PY) -m benchmarks.run
+
+kaggle-stage: $(VENV)/.installed ## build/kaggle: the notebooks as Kaggle kernels, and utils as a data set; OWNER=name
+	@$(PY) -m utils.kaggle stage --owner "$$OWNER"
+
+kaggle-push: $(VENV)/.installed-dev ## stage them and push them in order; OWNER=name [ARGS=--dry-run]
+	@$(PY) -m utils.kaggle push --owner "$$OWNER" $(ARGS)
 
 setup: $(VENV)/.installed-dev ## .venv with everything, which the others do by themselves
 
