@@ -31,7 +31,7 @@ MODULES = (
     *("models", "checkpoints", "launch", "precision", "training_job", "trainer", "engine"),
     "training",
     *("scores", "weighted_scores", "resampling", "decisions", "metrics"),
-    *("evaluation", "slices", "robustness", "explain", "baselines", "inference"),
+    *("evaluation", "slices", "robustness", "explain", "baselines", "handover", "inference"),
     *("plots", "plots_evaluation", "plots_intervals", "plots_faces", "plots_training"),
     *("report_text", "report_captions", "report", "report_markdown"),
     "pipeline",
