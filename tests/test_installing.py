@@ -96,12 +96,8 @@ def test_a_real_wheel_is_installed_offline(monkeypatch, tmp_path):
     tags = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     with zipfile.ZipFile(wheels / "tiny_extra-1.0-py3-none-any.whl", "w") as wheel:
         wheel.writestr("tiny_extra.py", "answer = 42\n")
-        wheel.writestr(
-            f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-extra\nVersion: 1.0\n"
-        )
-        wheel.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
+        wheel.writestr(f"{info}/METADATA", metadata)
+        wheel.writestr(f"{info}/WHEEL", tags)
         wheel.writestr(f"{info}/RECORD", "")
     monkeypatch.setattr(installing, "INPUTS", tmp_path / "input")
     monkeypatch.setattr(installing, "EXTRAS", {"tiny_extra": "tiny-extra"})
