@@ -121,3 +121,11 @@ def test_an_attached_model_is_copied_to_where_it_can_be_written(tmp_path, attach
     assert (home / "config.json").read_text() == "config.json of model"
     assert home.stat().st_mode == (tmp_path / "out").stat().st_mode
     assert handover.keep_model(home, tmp_path / "out") == home
+
+
+def test_a_model_alone_judges_what_is_attached_beside_it(tmp_path, attached):
+    touch(attached / "model", *MODEL)
+    with pytest.raises(FileNotFoundError, match="nothing to judge: name files in INPUTS"):
+        handover.attached_media()
+    touch(attached / "clips" / "deep", "a.MP4")
+    assert handover.attached_media() == [str(attached / "clips")]

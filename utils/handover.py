@@ -11,6 +11,8 @@ import pandas as pd
 
 from utils import baselines, datasets, inspection, splits
 from utils.artifacts import ARTIFACTS, atomic_path, write_json, write_table
+from utils.datasets import IMAGE_SUFFIXES
+from utils.layouts import VIDEO_SUFFIXES
 from utils.runtime import input_roots
 from utils.transforms import make_policy, policy_to_dict
 
@@ -159,3 +161,23 @@ def keep_model(folder: str | Path, output: str | Path) -> Path:
         shutil.copytree(folder, home, copy_function=shutil.copyfile, dirs_exist_ok=True)
         home.chmod(home.parent.stat().st_mode)  # the copy of a folder that cannot be written
     return home
+
+
+def attached_media() -> list[str]:
+    """Attached inputs with images or videos: what 05 judges beside a model that comes alone.
+
+    Raises:
+        FileNotFoundError: there are none; says what to do.
+    """
+    suffixes = IMAGE_SUFFIXES + VIDEO_SUFFIXES
+    found = [
+        str(root)
+        for root in input_roots()
+        if any(path.suffix.lower() in suffixes for path in root.rglob("*"))
+    ]
+    if not found:
+        raise FileNotFoundError(
+            "nothing to judge: name files in INPUTS, attach a data set with images or videos, or, "
+            "for held-out examples, the output of 04_evaluate"
+        )
+    return found

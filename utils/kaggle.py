@@ -24,7 +24,8 @@ STAGED = Path("build/kaggle")
 #: Stands for a user's name until one is given.
 NOBODY = "OWNER"
 #: What Kaggle's image runs, so which wheels it takes.
-IMAGE = ("--python-version=3.12", "--platform=manylinux_2_28_x86_64", "--platform=any")
+PYTHON = "3.12"
+PLATFORMS = ("--platform=manylinux_2_28_x86_64", "--platform=any")
 
 
 def read_metadata(path: str | Path = METADATA, *, owner: str = "") -> dict[str, Any]:
@@ -68,14 +69,20 @@ def slugify(title: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
-def fetch_wheels(folder: str | Path) -> Path:
-    """Fetch the wheels of what Kaggle's image lacks; return the folder.
+def fetch_wheels(folder: str | Path, *, python: str = PYTHON) -> Path:
+    """Fetch the wheels of what Kaggle's image lacks.
 
+    Args:
+        folder: where they go.
+        python: the version that they are for, as "3.12".
+    Returns:
+        `folder`.
     Raises:
         ValueError: pip could not; says why.
     """
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *IMAGE]
-    command += ["--only-binary=:all:", f"--dest={folder}", *EXTRAS.values()]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *PLATFORMS]
+    command += [f"--python-version={python}", "--only-binary=:all:", f"--dest={folder}"]
+    command += EXTRAS.values()
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1]
