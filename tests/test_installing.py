@@ -22,7 +22,8 @@ def pip(monkeypatch, tmp_path):
 
         def run(self, command, **options):
             self.calls.append(command)
-            return subprocess.CompletedProcess(command, int(not self.works(command)))
+            failed = int(not self.works(command))
+            return subprocess.CompletedProcess(command, failed, stderr="ERROR: no network\n\n")
 
     fake = Pip()
     monkeypatch.setattr(installing.subprocess, "run", fake.run)
@@ -78,7 +79,7 @@ def test_wheels_that_do_not_do_are_followed_by_the_internet(pip, monkeypatch, tm
 def test_what_cannot_be_had_is_named_with_what_to_attach(pip, monkeypatch):
     lacking(monkeypatch, "captum", "facenet_pytorch")
     said = installing.install_missing()
-    assert "captum, facenet_pytorch" in said and "Settings > Internet" in said
+    assert "(no network): captum, facenet_pytorch" in said and "Settings > Internet" in said
 
 
 def test_without_pyav_no_notebook_starts(pip, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -119,7 +120,7 @@ def test_what_is_installed_on_kaggle_is_what_the_requirements_ask_for():
     assert {Requirement(line) for line in EXTRAS.values()} <= listed
 
 
-def test_the_address_stands_in_one_place(tmp_path):
+def test_the_address_stands_in_one_place():
     """Badges and the bootstrap cell of every notebook lead where kaggle-metadata.json says."""
     repository = kaggle.read_metadata()["repository"]
     name = repository.removeprefix("https://github.com/")
@@ -130,3 +131,15 @@ def test_the_address_stands_in_one_place(tmp_path):
         assert f"https://colab.research.google.com/github/{file}" in text
         assert f"https://kaggle.com/kernels/welcome?src=https://github.com/{file}" in text
         assert set(re.findall(r"github(?:\.com)?/([\w.-]+/[\w.-]+)/blob", text)) == {name}
+
+
+def test_a_new_address_reaches_badges_and_bootstrap_and_nothing_else(tmp_path):
+    shutil.copytree(kaggle.ROOT / "notebooks", tmp_path / "notebooks")
+    (tmp_path / "README.md").write_text("OWNER stays; OWNER/deepfake-detection-notebooks changes")
+    changed = kaggle.set_address("https://github.com/me/fakes", tmp_path)
+    assert len(changed) == len(NOTEBOOKS) + 1
+    assert (tmp_path / "README.md").read_text() == "OWNER stays; me/fakes changes"
+    text = (tmp_path / "notebooks" / "03_train.ipynb").read_text()
+    assert 'REPOSITORY = \\"https://github.com/me/fakes\\"' in text
+    assert "colab.research.google.com/github/me/fakes/blob/main/notebooks/03_train.ipynb" in text
+    assert kaggle.set_address("https://github.com/me/fakes", tmp_path) == []

@@ -39,11 +39,14 @@ def install_missing() -> str:
     for source in (*attached, ["--retries=0", "--timeout=10"]):
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", *source]
         command += [EXTRAS[module] for module in missing]
-        if not subprocess.run(command, capture_output=True).returncode:
+        done = subprocess.run(command, capture_output=True, text=True)
+        if not done.returncode:
             importlib.invalidate_caches()
             return f"Installed without dependencies: {names}."
+    errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
+    reason = errors[-1].removeprefix("ERROR: ") if errors else "pip failed"
     advice = (
-        f"Missing and not to be had without internet: {names}. Attach the data set that `make "
+        f"Missing and not to be had ({reason}): {names}. Attach the data set that `make "
         "kaggle-push` makes, which holds their wheels, or switch the internet on "
         "(Settings > Internet)."
     )

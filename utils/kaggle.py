@@ -163,15 +163,43 @@ def _write(metadata: dict[str, Any], path: Path) -> None:
     path.write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
 
 
+def set_address(repository: str, root: Path = ROOT) -> list[Path]:
+    """Put the repository's address where badges lead and the bootstrap cell clones from.
+
+    Args:
+        repository: as in `kaggle-metadata.json`, the one place where it is chosen.
+        root: of the repository.
+    Returns:
+        The notebooks and pages that changed.
+    """
+    pages = [root / "README.md", *sorted(root.glob("docs/*.md")), *root.glob("notebooks/*.ipynb")]
+    texts = {page: page.read_text(encoding="utf-8") for page in pages}
+    bootstrap = re.compile(r'REPOSITORY = \\"https://github\.com/([^\\"]+)')
+    old = {name for text in texts.values() for name in bootstrap.findall(text)}
+    new = repository.removeprefix("https://github.com/")
+    changed = []
+    for page, text in texts.items():
+        for name in old - {new}:  # badges hold owner/name without the host
+            text = text.replace(name, new)
+        if text != texts[page]:
+            page.write_text(text, encoding="utf-8")
+            changed.append(page)
+    return changed
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run from the command line; returns 0, 1 (Kaggle refused or a kernel failed) or 2."""
     parser = argparse.ArgumentParser(prog="python -m utils.kaggle", description=__doc__)
-    parser.add_argument("command", choices=("stage", "push"))
+    parser.add_argument("command", choices=("stage", "push", "address"))
     parser.add_argument("--owner", default="", help="your name on Kaggle")
     parser.add_argument("--dry-run", action="store_true", help="stage, and say what would happen")
     args = parser.parse_args(argv)
     try:
         described = read_metadata(owner=args.owner)
+        if args.command == "address":
+            for page in set_address(described["repository"]):
+                print(f"changed {page.relative_to(ROOT)}")
+            return 0
         wheels = fetch_wheels(STAGED.with_name("wheels"))
         folder = stage(described, STAGED, wheels=wheels)
         print(f"staged in {folder}: {len(described['kernels'])} kernels and {UTILS_DATASET}")

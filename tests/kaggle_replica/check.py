@@ -14,6 +14,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -87,6 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     for form in forms:
         checks.chain(form)
     checks.alone(forms[-1])
+    shutil.rmtree(checks.room)
     table = pd.DataFrame(checks.rows)
     print(table.to_string(index=False, float_format=lambda number: f"{number:.1f}"))
     changed = set(before.items()) ^ set(_packages().items())
@@ -101,6 +103,8 @@ class Checks:
     def __init__(self, enclosed: bool) -> None:
         """Stage the kernels, and draw the videos that stand for the competition's."""
         self.enclosed = enclosed
+        # Not below the repository: the bootstrap cell looks for it in every folder above.
+        self.room = Path(tempfile.mkdtemp(prefix="kaggle-"))
         self.rows: list[Row] = []
         version = subprocess.run(
             [PYTHON, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
@@ -141,8 +145,19 @@ class Checks:
         """Run what a visitor copies: without earlier notebooks, and 05 with a model and a video."""
         base = [self.utils, self.main]
         self.run("02_augment", form, base, title="02_augment, alone")
-        trained = self.run("03_train", form, base, title="03_train, alone")
+        # More epochs than fit: a session ends by its budget, and the next one reads its output.
+        short = {"EPOCHS": 500, "TIME_BUDGET_MIN": 1.0}
+        trained = self.run("03_train", form, base, title="03_train, alone", changes=short)
         output = Attached("notebooks", self.kernels["03_train"].name, trained)
+        resumed = self.run(
+            *("03_train", form, [*base, output]),
+            title="03_train, resumed",
+            changes={**short, "RESUME": True},
+        )
+        first, second = (len(pd.read_csv(run / "history.csv")) for run in (trained, resumed))
+        if not first < second:
+            result = f"FAILED: {first} epochs, then {second}"
+            self.rows[-1] = self.rows[-1]._replace(result=result)
         judged = self.run("04_evaluate", form, [*base, output], title="04_evaluate, after 03 alone")
         self.run(
             "04_evaluate", form, base, title="04_evaluate, no model", says="03_train writes it"
@@ -165,6 +180,7 @@ class Checks:
         *,
         title: str = "",
         says: str = "",
+        changes: Mapping[str, Any] | None = None,
     ) -> Path:
         """Run one kernel in a room of its own.
 
@@ -174,11 +190,12 @@ class Checks:
             attached: its inputs.
             title: in the table.
             says: what the kernel has to stop with; "": it has to succeed.
+            changes: of parameters.
         Returns:
             A copy of what it left in `/kaggle/working`.
         """
         title = title or notebook
-        room = Room(BUILD / "room", PYTHON, enclosed=self.enclosed)
+        room = Room(self.room, PYTHON, enclosed=self.enclosed)
         for item in attached:
             owner, slug = item.name.split("/")
             place = MOUNTS[form][item.kind].format(owner=owner, slug=slug)
@@ -186,7 +203,9 @@ class Checks:
         files = [room.folder / "tmp" / name for name in ("in.ipynb", "out.ipynb", "set.json")]
         kernel = self.kernels[notebook]
         shutil.copy(kernel.folder / kernel.metadata["code_file"], files[0])
-        files[2].write_text(json.dumps(self._parameters(notebook, kernel)), encoding="utf-8")
+        files[2].write_text(
+            json.dumps(self._parameters(notebook, kernel, changes or {})), encoding="utf-8"
+        )
         source, copy, settings = map(room.inside, files)
         begin = time.monotonic()
         command = ["-m", "papermill", source, copy, "-f", settings, "-k", "python3"]
@@ -215,10 +234,13 @@ class Checks:
         shutil.copytree(room.folder / "working", output)
         return output
 
-    def _parameters(self, notebook: str, kernel: StagedKernel) -> Mapping[str, Any]:
+    def _parameters(
+        self, notebook: str, kernel: StagedKernel, changes: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
         """Overrides of the demo, made smaller."""
         path = kernel.folder / kernel.metadata["code_file"]
-        return checked_parameters(path, self.demo.get(notebook, {}), SMALLER.get(notebook, {}))
+        layers = (self.demo.get(notebook, {}), SMALLER.get(notebook, {}), changes)
+        return checked_parameters(path, *layers)
 
 
 def _what_is_checked(enclosed: bool) -> str:
