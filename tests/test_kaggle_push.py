@@ -96,7 +96,7 @@ def test_what_is_pushed_is_what_was_described(pushed, staged):
     assert saved["slug"] == f"{OWNER}/{K03}"
     assert saved["enableGpu"] is saved["enableInternet"] is saved["isPrivate"] is True
     assert saved["machineShape"] == "NvidiaTeslaT4"
-    assert saved["kernelDataSources"] == [f"{OWNER}/{K01}", f"{OWNER}/{K02}"]
+    assert saved["kernelDataSources"] == [f"{OWNER}/{K02}"]
     assert f"{OWNER}/deepfake-detection-utils" in saved["datasetDataSources"]
     notebook = json.loads((staged / K03 / "03_train.ipynb").read_text())
     cells = json.loads(saved["text"])["cells"]
@@ -164,7 +164,7 @@ def test_dry_run_tells_the_order_and_asks_nobody(staged, monkeypatch):
     first, *kernels = describe_push(staged)
     assert "create it or add a version" in first
     assert [line.split()[1].split("/")[1] for line in kernels] == [K00, K01, K02, K03, K04, K05]
-    assert kernels[3].endswith(f"when complete: {OWNER}/{K01}, {OWNER}/{K02}")
+    assert kernels[3].endswith(f"when complete: {OWNER}/{K02}")
 
 
 def test_kernels_come_after_those_that_they_read_whatever_they_are_called(tmp_path):
