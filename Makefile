@@ -7,10 +7,10 @@ KAGGLE_VENV := .venv-kaggle
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
 # The recipe of `run` reads these from its environment, so blanks and quotes in them survive.
-export DATA OUTPUT SET FROM TO ONLY BENCH_DATA OWNER
+export DATA OUTPUT SET FROM TO ONLY BENCH_DATA INPUT MODEL OWNER
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint bench clean kaggle-stage kaggle-push kaggle-check
+.PHONY: help setup run predict test lint bench clean kaggle-stage kaggle-push kaggle-check
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -20,6 +20,9 @@ help: ## list the targets
 run: $(VENV)/.installed ## all notebooks: demo data, or DATA=folder [OUTPUT= SET="03_train.EPOCHS=2" FROM= TO=]
 	@$(PY) -m utils.pipeline --data "$$DATA" --output "$$OUTPUT" --set "$$SET" \
 		--from "$$FROM" --to "$$TO"
+
+predict: $(VENV)/.installed ## judge INPUT=file, folder or glob [MODEL=folder OUTPUT=folder for tables and pictures]
+	@$(PY) -m utils.answers --input "$$INPUT" --model "$$MODEL" --output "$$OUTPUT"
 
 test: $(VENV)/.installed-dev ## all tests, the notebooks end to end included; ARGS="-k name" for some
 	$(PY) -m pytest $(ARGS)

@@ -97,21 +97,21 @@ MODEL = ("config.json", "model.safetensors")
 @pytest.mark.parametrize("home", ["run/model", "model-data-set", "models/me/net/pyTorch/v2-s/1"])
 def test_a_model_folder_is_found_however_it_is_attached(tmp_path, attached, home):
     touch(attached / home, *MODEL)
-    assert artifacts.find_model(tmp_path / "out") == attached / home
+    assert artifacts.find_model_folder(tmp_path / "out") == attached / home
 
 
 def test_an_evaluated_model_comes_before_one_that_is_not(tmp_path, attached):
     touch(attached / "train" / "model", *MODEL)
     touch(attached / "z-evaluate" / "model", *MODEL, "decision.json")
-    assert artifacts.find_model(tmp_path / "out") == attached / "z-evaluate" / "model"
+    assert artifacts.find_model_folder(tmp_path / "out") == attached / "z-evaluate" / "model"
     touch(tmp_path / "out" / "model", *MODEL)
-    assert artifacts.find_model(tmp_path / "out") == tmp_path / "out" / "model"
+    assert artifacts.find_model_folder(tmp_path / "out") == tmp_path / "out" / "model"
 
 
 def test_a_model_that_is_nowhere_says_which_notebook_to_attach(tmp_path, attached):
     touch(attached / "half" / "model", "config.json")
     with pytest.raises(FileNotFoundError, match=r"03_train writes it.*attach its output"):
-        artifacts.find_model(tmp_path)
+        artifacts.find_model_folder(tmp_path)
 
 
 def test_an_attached_model_is_copied_to_where_it_can_be_written(tmp_path, attached):

@@ -68,13 +68,14 @@ ARTIFACTS = {
         "04_evaluate", "frame video baselines robustness slices threshold temperature"
     ),
     "inference.csv": Artifact("05_inference", "input frame time_s track x1 y1 x2 y2 score"),
+    "verdicts.csv": Artifact("05_inference", "input n_faces n_people score decision reason"),
     "submission.csv": Artifact("05_inference", "filename label"),
 }
 
 #: Columns that hold names, read as text: a video called "004" or "nan" keeps its name.
 TEXT_COLUMNS = [
     *("path", "dataset", "video", "label", "source", "method", "split"),
-    *("filename", "original", "decision", "input"),
+    *("filename", "original", "decision", "input", "reason"),
 ]
 
 
@@ -194,7 +195,7 @@ def find_artifact(name: str, output: str | Path) -> Path:
     raise _missing(name, Path(output))
 
 
-def find_model(output: str | Path) -> Path:
+def find_model_folder(output: str | Path) -> Path:
     """Find the model folder: of OUTPUT, else an attached one, evaluated ones first.
 
     Attached it may be an output that holds `model/`, or the folder itself as a data set or model.

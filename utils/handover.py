@@ -151,7 +151,7 @@ def keep_model(folder: str | Path, output: str | Path) -> Path:
     """Copy an attached model folder to OUTPUT, where its decision can be written beside it.
 
     Args:
-        folder: of `find_model`.
+        folder: of `find_model_folder`.
         output: OUTPUT.
     Returns:
         `output / "model"`.

@@ -35,6 +35,7 @@ PYTHON = REPOSITORY / ".venv-kaggle" / "bin" / "python"
 OWNER = "me"
 COMPETITION = "deepfake-detection-challenge"
 MAIN = "phunghieu/deepfake-detection-faces-part-0-0"
+N_SOURCES = 40  # real videos; the demo has 112
 WORKING_LIMIT = 20e9  # bytes of /kaggle/working
 #: Smaller than the demo: what is checked is where things lie, not how well they are learnt. Two
 #: processes stand for the two GPUs.
@@ -120,7 +121,8 @@ class Checks:
             for kernel in staged_kernels(BUILD / "staged").values()
         }
         self.demo = json.loads(DEMO.read_text(encoding="utf-8"))
-        draw_demo(BUILD / "videos" / "train_sample_videos", **self.demo["demo_data"])
+        arguments = {**self.demo["demo_data"], "n_sources": N_SOURCES, "progress": False}
+        draw_demo(BUILD / "videos" / "train_sample_videos", **arguments)
         utils = BUILD / "staged" / kaggle.UTILS_DATASET
         (utils / "dataset-metadata.json").unlink()  # the client reads it and leaves it here
         utils_name = f"{OWNER}/{described['utils']['slug']}"
@@ -203,9 +205,8 @@ class Checks:
         files = [room.folder / "tmp" / name for name in ("in.ipynb", "out.ipynb", "set.json")]
         kernel = self.kernels[notebook]
         shutil.copy(kernel.folder / kernel.metadata["code_file"], files[0])
-        files[2].write_text(
-            json.dumps(self._parameters(notebook, kernel, changes or {})), encoding="utf-8"
-        )
+        parameters = self._parameters(notebook, kernel, changes or {})
+        files[2].write_text(json.dumps(parameters), encoding="utf-8")
         source, copy, settings = map(room.inside, files)
         begin = time.monotonic()
         command = ["-m", "papermill", source, copy, "-f", settings, "-k", "python3"]
