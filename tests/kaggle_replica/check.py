@@ -156,23 +156,21 @@ class Checks:
             title="03_train, resumed",
             changes={**short, "RESUME": True},
         )
-        first, second = (len(pd.read_csv(run / "history.csv")) for run in (trained, resumed))
+        first, second = _epochs(trained), _epochs(resumed)
         if not first < second:
             result = f"FAILED: {first} epochs, then {second}"
             self.rows[-1] = self.rows[-1]._replace(result=result)
-        judged = self.run("04_evaluate", form, [*base, output], title="04_evaluate, after 03 alone")
-        self.run(
-            "04_evaluate", form, base, title="04_evaluate, no model", says="03_train writes it"
-        )
+        judged = self.run("04_evaluate", form, [*base, output], title="04_evaluate, after 03")
+        says = "03_train writes it"
+        self.run("04_evaluate", form, base, title="04_evaluate, no model", says=says)
         model = Attached("datasets", "me/my-model", judged / "model")
         clips = BUILD / "clips"
         clips.mkdir()
         video = next((BUILD / "videos").rglob("*.mp4"))
         shutil.copy(video, clips / "clip.mp4")
         clip = Attached("datasets", "me/my-clips", clips)
-        self.run(
-            "05_inference", form, [self.utils, model, clip], title="05_inference, model + video"
-        )
+        inputs = [self.utils, model, clip]
+        self.run("05_inference", form, inputs, title="05_inference, model + video")
 
     def run(
         self,
@@ -285,6 +283,11 @@ def _bootstrap(executed: Path) -> float:
     cells = json.loads(executed.read_text(encoding="utf-8"))["cells"]
     first = next(cell for cell in cells if cell["cell_type"] == "code")
     return float(first["metadata"].get("papermill", {}).get("duration") or 0.0)
+
+
+def _epochs(output: Path) -> int:
+    history = output / "history.csv"
+    return len(pd.read_csv(history)) if history.is_file() else 0
 
 
 def _size(folder: Path) -> int:
