@@ -84,6 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     enclosed = can_enclose()
     print(_what_is_checked(enclosed), flush=True)
     shutil.rmtree(BUILD, ignore_errors=True)
+    _uninstall()  # what a check that was broken off left
     before = _packages()
     checks = Checks(enclosed)
     for form in forms:
