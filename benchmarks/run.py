@@ -19,12 +19,14 @@ from benchmarks import (
     bootstrap_coverage,
     fit_speed,
     index_cost,
+    judging,
     loader_growth,
     loader_speed,
 )
 from utils.artifacts import atomic_path
 
 MODULES = (
+    judging,
     *(index_cost, loader_speed, loader_growth, fit_speed),
     *(bootstrap_cost, bootstrap_coverage),
 )

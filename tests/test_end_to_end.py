@@ -13,17 +13,19 @@ import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from utils import handover
 from utils.artifacts import ARTIFACTS, read_json, read_table
 from utils.decisions import pool_logits
-from utils.inference import judge_files, load_judge
+from utils.inference import judge_files
 from utils.layouts import index_videos
-from utils.pipeline import NOTEBOOKS
+from utils.pipeline import DEMO, NOTEBOOKS
+from utils.scoring import load_judge
 from utils.splits import check_splits
 
 TABLES = [name for name in ARTIFACTS if name.endswith(".csv")]
 JSONS = [name for name in ARTIFACTS if name.endswith(".json")]
 #: Figures that a reader of each executed notebook must see.
-FIGURES = dict(zip(NOTEBOOKS, (2, 6, 2, 2, 11, 1)))
+FIGURES = dict(zip(NOTEBOOKS, (2, 6, 2, 2, 11, 5)))
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -58,6 +60,12 @@ def test_split_leaks_nothing(demo):
     shares = index.drop_duplicates("video")["split"].value_counts(normalize=True)
     assert shares["train"] == pytest.approx(0.70, abs=0.04)
     assert shares["test"] == pytest.approx(0.15, abs=0.04)
+
+
+def test_an_index_that_is_made_without_01_is_that_of_01(demo, tmp_path):
+    handover.ensure_index(demo / "faces", tmp_path)
+    for name in handover.INDEX:
+        assert (tmp_path / name).read_bytes() == (demo / name).read_bytes()
 
 
 def test_every_crop_of_val_and_test_is_predicted_in_the_order_of_the_index(demo):
@@ -104,8 +112,24 @@ def test_05_scores_a_crop_as_04_did(demo):
     judge = load_judge(demo / "model", device=torch.device("cpu"))
     predictions = read_table(demo, "predictions.csv").iloc[::37]
     paths = [str(demo / "faces" / path) for path in predictions["path"]]
-    faces, _ = judge_files(judge, [], crops=paths, progress=False)
-    np.testing.assert_allclose(faces["score"], predictions["score"], atol=1e-4)
+    answers = judge_files(judge, [], crops=paths, progress=False)
+    logits = [answer.faces["logit"].item() for answer in answers]
+    np.testing.assert_allclose(logits, predictions["logit"], atol=1e-4)
+    scores = [answer.faces["score"].item() for answer in answers]
+    np.testing.assert_allclose(scores, predictions["score"], atol=1e-4)
+
+
+def test_05_scores_a_video_of_one_person_as_04_did(demo):
+    judge = load_judge(demo / "model", device=torch.device("cpu"))
+    boxes = read_table(demo, "faces/boxes.csv")
+    alone = boxes.groupby("video")["face"].max().eq(1)
+    expected = read_table(demo, "video_predictions.csv").set_index("video")["score"]
+    videos = [video for video in expected.index if alone.get(video, False)][:8]
+    paths = [str(path) for video in videos for path in (demo / "demo_data").glob(f"*/{video}.mp4")]
+    n_frames = json.loads(DEMO.read_text())["00_extract_faces"]["FRAMES_PER_VIDEO"]
+    answers = judge_files(judge, paths, frames_per_video=n_frames, progress=False)
+    assert [answer.n_people for answer in answers] == [1] * len(videos)
+    np.testing.assert_allclose([a.score for a in answers], expected[videos], atol=1e-4)
 
 
 def test_05_answers_every_input_once(demo):
@@ -117,6 +141,13 @@ def test_05_answers_every_input_once(demo):
     assert len(judged) >= 10
     assert {Path(name).stem for name in judged} <= videos
     assert set(pd.read_csv(demo / "inference.csv")["input"]) <= set(answers["filename"])
+    verdicts = read_table(demo, "verdicts.csv")
+    assert verdicts["input"].tolist() == answers["filename"].tolist()
+    judged = verdicts[verdicts["n_faces"] > 0]
+    assert not judged.loc[judged["decision"] == "UNSURE", "reason"].eq("").any()
+    assert not verdicts.loc[verdicts["n_faces"] == 0, "reason"].eq("").any()
+    made = {path.name for path in (demo / "annotated").iterdir()}
+    assert {"faces.png"} < made and any(name.endswith(".mp4") for name in made)
 
 
 def test_model_loads_without_this_project(demo):

@@ -1,19 +1,16 @@
-import filecmp
 from pathlib import Path
 
 import cv2
 import numpy as np
-import pandas as pd
 import pytest
 from facenet_pytorch import MTCNN
 from PIL import Image
 
-from utils.artifacts import read_table
-from utils.extraction import extract_faces
-from utils.faces import CropRecipe, cut_faces, load_detector
+from utils.faces import CropRecipe, cut_faces, load_detector, read_recipe
 from utils.tracks import link_tracks
-from utils.video import write_video
+from utils.video import sample_frames
 
+ROOT = Path(__file__).resolve().parent.parent
 RECIPE = CropRecipe()
 LEFT, RIGHT = (200, 170, 150), (450, 180, 110)  # centre x, centre y, height of the face
 
@@ -78,6 +75,36 @@ def test_recipe_survives_json_and_refuses_unknown_names():
         CropRecipe.from_dict({"zoom": 2})
 
 
+@pytest.mark.parametrize(
+    "values", [{"scale": 0.0}, {"scale": 2.0}, {"image_size": 8}, {"margin": 160}, {"margin": -1}]
+)
+def test_what_cannot_be_cut_is_refused(values):
+    with pytest.raises(ValueError, match="must be"):
+        CropRecipe(**values)
+
+
+def record(folder, text):
+    folder.mkdir()
+    (folder / "recipe.json").write_text(text)
+    return folder
+
+
+def test_the_recipe_of_crops_is_the_one_beside_them_or_the_default(tmp_path):
+    cut = record(tmp_path / "cut", '{"image_size": 96, "align": true}')
+    assert read_recipe([cut]) == CropRecipe(image_size=96, align=True)
+    assert read_recipe([tmp_path]) == read_recipe([]) == RECIPE
+    same = record(tmp_path / "same", "{}")
+    assert read_recipe([tmp_path, same]) == RECIPE
+    with pytest.raises(ValueError, match="cut in different ways"):
+        read_recipe([tmp_path, cut])
+
+
+@pytest.mark.parametrize("text", ["{", '{"zoom": 2}', '["x"]', '{"scale": "big"}'])
+def test_a_damaged_record_of_the_recipe_is_named(tmp_path, text):
+    with pytest.raises(ValueError, match=r"recipe\.json"):
+        read_recipe([record(tmp_path / "cut", text)])
+
+
 @pytest.mark.parametrize("size", [(1920, 1080), (1280, 720), (720, 1280), (640, 360)])
 def test_crops_have_the_pixels_that_facenet_pytorch_saves(tmp_path, detector, size):
     short = min(size)
@@ -92,8 +119,58 @@ def test_crops_have_the_pixels_that_facenet_pytorch_saves(tmp_path, detector, si
     saved = [tmp_path / "7.png", *sorted(tmp_path.glob("7_*.png"))]
     faces = cut_faces(detector, image, RECIPE)
     assert len(faces) == len(saved) == 2
+    assert_same_files(faces, saved)
+
+
+def assert_same_files(faces, saved):
     for face, path in zip(faces, saved, strict=True):
-        assert np.array_equal(np.asarray(face.crop), np.asarray(Image.open(path)))
+        face.crop.save(path.with_name("ours.png"))
+        assert path.with_name("ours.png").read_bytes() == path.read_bytes()
+
+
+VIDEOS = sorted((ROOT.parent / "shared" / "data" / "videos").rglob("*.mp4"))
+
+
+@pytest.mark.skipif(not VIDEOS, reason="no real videos beside the checkout")
+def test_crops_of_real_frames_are_the_files_that_facenet_pytorch_saves(tmp_path, detector):
+    theirs = MTCNN(margin=14, keep_all=True, factor=0.5)
+    n_faces = 0
+    for path in VIDEOS:
+        for number, _, image in sample_frames(path, 3):
+            small = image.resize(RECIPE.shrunk(*image.size))
+            file = tmp_path / path.stem / f"{number}.png"
+            theirs(small, save_path=str(file))
+            faces = cut_faces(detector, image, RECIPE)
+            n_faces += len(faces)
+            if faces:
+                others = [file.with_name(f"{number}_{k}.png") for k in range(2, len(faces) + 1)]
+                assert len(list(file.parent.glob(f"{number}_*.png"))) == len(others)
+                assert_same_files(faces, [file, *others])
+            else:
+                assert not file.exists()
+    assert n_faces >= len(VIDEOS)
+
+
+def test_aligned_faces_have_level_eyes_in_the_same_place(detector):
+    """A head that is turned by 20 degrees comes out as one that is upright."""
+    recipe = CropRecipe(align=True, image_size=112, margin=0)
+    upright = Image.fromarray(scene((320, 180, 220)))
+    turned = upright.rotate(20, Image.Resampling.BICUBIC, fillcolor=(120, 150, 120))
+    eyes = []
+    for image in (upright, turned):
+        (face,) = cut_faces(detector, image, recipe)
+        dark = np.asarray(face.crop.convert("L"))[40:62] < 90
+        columns = [np.flatnonzero(half.any(0)) for half in (dark[:, 26:50], dark[:, 62:86])]
+        rows = [np.nonzero(half)[0].mean() for half in (dark[:, 26:50], dark[:, 62:86])]
+        assert all(len(column) for column in columns)
+        assert abs(rows[0] - rows[1]) < 3  # level
+        eyes.append(np.asarray(face.crop).astype(float))
+    assert np.abs(eyes[0] - eyes[1])[20:100, 20:92].mean() < 12
+    squeezed = [
+        cut_faces(detector, image, CropRecipe(image_size=112)) for image in (upright, turned)
+    ]
+    plain = [np.asarray(faces[0].crop).astype(float) for faces in squeezed]
+    assert np.abs(plain[0] - plain[1])[20:100, 20:92].mean() > 15  # a broken twin
 
 
 def test_the_way_of_shrinking_shows_in_the_pixels(detector):
@@ -145,151 +222,3 @@ def box(x, y=50.0, side=40.0):
 )
 def test_faces_of_one_person_share_a_track(frames, tracks):
     assert link_tracks(frames) == tracks
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory):
-    """Four videos: one person, two people, nobody, and a file that is no video."""
-    folder = tmp_path_factory.mktemp("raw")
-
-    def film(name, *faces):
-        moved = ([(x + 3 * i, y, size) for x, y, size in faces] for i in range(12))
-        write_video(folder / name, (scene(*where) for where in moved), fps=12)
-
-    film("519.mp4", LEFT)
-    film("519_515.mp4", LEFT, RIGHT)
-    film("empty.mp4")
-    (folder / "broken.mp4").write_bytes(b"no video" * 50)
-    rows = [
-        ("519.mp4", "519", "REAL", "", "original"),
-        ("519_515.mp4", "Deepfakes_519_515", "FAKE", "519.mp4", "Deepfakes"),
-        ("empty.mp4", "empty", "FAKE", "elsewhere.mp4", "Deepfakes"),
-        ("broken.mp4", "broken", "REAL", "", "original"),
-    ]
-    table = pd.DataFrame(rows, columns=["filename", "video", "label", "original", "method"])
-    table["path"] = [str(folder / name) for name in table["filename"]]
-    return table.assign(dataset="demo", split="train")
-
-
-@pytest.fixture(scope="module")
-def extracted(videos, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("output") / "faces"
-    return folder, extract_faces(videos, folder, frames_per_video=4, progress=False)
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
-
-
-def test_crops_lie_in_the_layout_of_the_main_data_set(extracted):
-    folder, _ = extracted
-    assert names(folder) == ["519", "Deepfakes_519_515", "boxes.csv", "metadata.csv"]
-    assert names(folder / "519") == ["1.png", "10.png", "4.png", "7.png"]
-    two = [f"{frame}{suffix}.png" for frame in (1, 4, 7, 10) for suffix in ("", "_2")]
-    assert names(folder / "Deepfakes_519_515") == sorted(two)
-    with Image.open(folder / "519" / "1.png") as crop:
-        assert (crop.size, crop.mode) == ((160, 160), "RGB")
-
-
-def test_report_says_why_a_video_gave_nothing(extracted, videos):
-    report = extracted[1].set_index("video")
-    assert report.index.tolist() == videos["video"].tolist()
-    assert report["n_frames"].tolist() == [4, 4, 4, 0]
-    assert report["n_faces"].tolist() == [4, 8, 0, 0]
-    assert report["reason"].tolist()[:3] == ["", "", "no face found in 4 frames"]
-    assert "broken.mp4 is not a readable video" in report.loc["broken", "reason"]
-    assert (report["seconds"] > 0).all()
-
-
-def test_metadata_lists_every_video_and_names_originals_by_folder(extracted):
-    table = read_table(extracted[0].parent, "faces/metadata.csv").set_index("filename")
-    assert table.index.tolist() == ["519.mp4", "Deepfakes_519_515.mp4", "empty.mp4", "broken.mp4"]
-    assert table["original"].tolist() == ["", "519.mp4", "elsewhere.mp4", ""]
-    assert table["label"].tolist() == ["REAL", "FAKE", "FAKE", "REAL"]
-    assert table.loc["519.mp4", ["fps", "width", "height"]].tolist() == [12, 640, 360]
-    assert table.loc["broken.mp4", ["fps", "width", "height"]].isna().all()
-
-
-def test_original_follows_the_name_of_its_folder(videos, tmp_path):
-    renamed = videos[:2].assign(video=["youtube_519", "Deepfakes_519_515"])
-    extract_faces(renamed, tmp_path / "faces", frames_per_video=1, progress=False)
-    table = read_table(tmp_path, "faces/metadata.csv")
-    assert table["original"].tolist() == ["", "youtube_519.mp4"]
-
-
-def test_boxes_give_two_people_two_tracks(extracted):
-    boxes = read_table(extracted[0].parent, "faces/boxes.csv")
-    both = boxes[boxes["video"] == "Deepfakes_519_515"]
-    assert both["frame"].tolist() == [1, 1, 4, 4, 7, 7, 10, 10]
-    assert both["face"].tolist() == [1, 2] * 4
-    middle = (both["x1"] + both["x2"]) / 2
-    assert (both["track"] == np.where(middle < 320, 1, 2)).all()
-    assert set(both["track"]) == {1, 2}
-    assert set(boxes.loc[boxes["video"] == "519", "track"]) == {1}
-
-
-def same_tree(a: Path, b: Path) -> bool:
-    files = [{path.relative_to(top) for path in top.rglob("*")} for top in (a, b)]
-    return files[0] == files[1] and all(
-        filecmp.cmp(a / name, b / name, shallow=False) for name in files[0] if (a / name).is_file()
-    )
-
-
-def test_second_run_is_identical_and_drops_what_left_the_table(extracted, videos, tmp_path):
-    folder = tmp_path / "faces"
-    extract_faces(videos, folder, frames_per_video=2, progress=False)
-    (folder / "notes").mkdir()  # somebody else's
-    extract_faces(videos, folder, frames_per_video=4, progress=False)
-    (folder / "notes").rmdir()
-    assert same_tree(folder, extracted[0])
-    extract_faces(videos[:1], folder, frames_per_video=4, progress=False)
-    assert names(folder) == ["519", "boxes.csv", "metadata.csv"]
-
-
-def test_aborted_run_leaves_no_half_video_and_the_next_one_cleans_up(videos, tmp_path, monkeypatch):
-    folder = tmp_path / "faces"
-    extract_faces(videos[:2], folder, frames_per_video=2, progress=False)
-    calls = []
-
-    def fail_at_fourth(*arguments):
-        calls.append(arguments)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return cut_faces(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("utils.extraction.cut_faces", fail_at_fourth)
-        with pytest.raises(KeyboardInterrupt):
-            extract_faces(videos[:2], folder, frames_per_video=3, progress=False)
-    assert len(names(folder / "519")) == 3  # made anew
-    assert len(names(folder / "Deepfakes_519_515")) == 4  # still the whole former one
-    assert not (folder / "metadata.csv").exists()  # unfinished
-    extract_faces(videos[2:3], folder, frames_per_video=1, progress=False)
-    assert names(folder) == ["boxes.csv", "metadata.csv"]
-
-
-def test_foreign_folders_and_data_sets_are_never_replaced(videos, tmp_path):
-    (tmp_path / "519").mkdir()
-    (tmp_path / "519" / "holiday.png").touch()
-    with pytest.raises(ValueError, match="519 was not made by an extraction"):
-        extract_faces(videos, tmp_path, progress=False)
-    (tmp_path / "metadata.csv").write_text("filename,label,split,original\n519.mp4,REAL,train,\n")
-    with pytest.raises(ValueError, match="data set from elsewhere"):
-        extract_faces(videos, tmp_path, progress=False)
-    assert (tmp_path / "519" / "holiday.png").exists()
-
-
-@pytest.mark.parametrize("name", ["../up", "a/b", "a\\b", "..", ".hidden", "", " x", None])
-def test_names_that_lead_elsewhere_are_refused(videos, tmp_path, name):
-    table = videos.astype({"video": object})
-    table.loc[0, "video"] = name
-    with pytest.raises(ValueError, match="cannot name a folder"):
-        extract_faces(table, tmp_path / "faces", progress=False)
-    assert not (tmp_path / "faces").exists()
-
-
-def test_names_are_unique_and_columns_are_there(videos, tmp_path):
-    with pytest.raises(ValueError, match="'519' is in the table twice"):
-        extract_faces(videos.assign(video="519"), tmp_path, progress=False)
-    with pytest.raises(ValueError, match="lacks: label, split"):
-        extract_faces(videos.drop(columns=["label", "split"]), tmp_path, progress=False)

@@ -348,3 +348,135 @@ def test_celebdf_links_fakes_and_reads_its_list_where_1_means_real(tmp_path):
 def test_celebdf_without_its_list_has_no_official_split(tmp_path):
     touch(tmp_path, "Celeb-real/id0_0000.mp4", "Celeb-synthesis/id0_id1_0000.mp4")
     assert set(index_videos(tmp_path)["split"]) == {""}
+
+
+# --- raw videos: any folder with a table of labels ------------------------------------------------
+
+
+def labelled(root, text, *films, name="labels.csv"):
+    write(touch(root, *films) / name, text)
+    return root
+
+
+def test_any_folder_of_videos_with_labels_is_a_data_set(tmp_path):
+    text = (
+        "Filename, Label ,original,method,split,comment\n"
+        "real/a.mp4,real,,,train,x\n"
+        "b.MOV,FAKE,a.mp4,swap,test,\n"
+        "c,Fake,real/a.mp4,,dev,\n"
+        "gone.mp4,REAL,,,,\n"
+        "odd.mp4,maybe,,,,\n"
+        "blank.mp4,,,,,\n"
+    )
+    films = ["real/a.mp4", "fake/deep/b.MOV", "fake/c.mkv", "odd.mp4", "blank.mp4", "extra.avi"]
+    root = labelled(tmp_path / "mine", text, *films)
+    assert find_datasets(tmp_path) == [Dataset("mine", root, "labelled_videos")]
+    videos = by_video(index_videos(tmp_path))
+    assert {name: (v["filename"], v["label"], v["original"]) for name, v in videos.items()} == {
+        "a": ("real/a.mp4", "REAL", ""),
+        "b": ("fake/deep/b.MOV", "FAKE", "real/a.mp4"),
+        "c": ("fake/c.mkv", "FAKE", "real/a.mp4"),
+        "gone": ("gone.mp4", "REAL", ""),
+        "odd": ("odd.mp4", "MAYBE", ""),
+        "blank": ("blank.mp4", "(none)", ""),
+        "extra": ("extra.avi", "", ""),
+    }
+    assert [videos[name]["method"] for name in "abc"] == ["original", "swap", "unknown"]
+    assert [videos[name]["split"] for name in "abc"] == ["train", "test", ""]
+    assert videos["b"]["path"] == str(root / "fake" / "deep" / "b.MOV")
+    assert {name: v["reason"] for name, v in videos.items() if v["reason"]} == {
+        "gone": "listed but absent",
+        "odd": "unknown label 'MAYBE'",
+        "blank": "unknown label '(none)'",
+        "extra": "not listed in the table of labels",
+    }
+
+
+def test_the_table_may_have_any_name_and_labels_csv_comes_first(tmp_path):
+    labelled(tmp_path, "filename,label\na.mp4,FAKE\n", "a.mp4", name="clips.csv")
+    write(tmp_path / "another.csv", "filename,width\na.mp4,640\n")
+    assert index_videos(tmp_path)["label"].tolist() == ["FAKE"]
+    write(tmp_path / "labels.csv", "filename,label\na.mp4,REAL\n")
+    assert index_videos(tmp_path)["label"].tolist() == ["REAL"]
+
+
+def test_a_metadata_csv_beside_its_videos_lists_videos_and_otherwise_crops(tmp_path):
+    text = "filename,label,split,original\na.mp4,REAL,train,\n"
+    labelled(tmp_path / "videos", text, "a.mp4", name="metadata.csv")
+    labelled(tmp_path / "crops", text, "a/0.png", name="metadata.csv")
+    layouts = {dataset.name: dataset.layout for dataset in find_datasets(tmp_path)}
+    assert layouts == {"videos": "labelled_videos", "crops": "faces"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "filename,label\na.mp4,0.731\n",  # a submission
+        "filename,label\na.png,FAKE\n",
+        "filename,score\na.mp4,FAKE\n",
+        "filename,label\n",
+        "",
+        'filename,label\n"a.mp4,FAKE\n',
+    ],
+)
+def test_other_tables_make_no_data_set(tmp_path, text):
+    labelled(tmp_path, text, "a.mp4", name="table.csv")
+    with pytest.raises(FileNotFoundError, match="no known data set"):
+        find_datasets(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../x.mp4", "{outside}/x.mp4", "in/../../x.mp4", "linked.mp4"])
+def test_no_label_reaches_a_video_outside(tmp_path, name):
+    outside = touch(tmp_path, "x.mp4")
+    name = name.format(outside=outside)
+    root = labelled(tmp_path / "in", f"filename,label\na.mp4,REAL\n{name},FAKE\n", "a.mp4")
+    (root / "linked.mp4").symlink_to(outside / "x.mp4")
+    videos = index_videos(root)
+    assert videos.loc[videos["reason"] == "", "filename"].tolist() == ["a.mp4"]
+    assert videos.set_index("filename").loc[name, "reason"].endswith("out of the data set")
+    assert not videos["video"].str.contains(r"/|\.\.").any()
+
+
+def test_videos_of_one_name_in_two_folders_are_kept_apart(tmp_path):
+    films = ["one/a.mp4", "two/a.mp4"]
+    root = labelled(tmp_path, "filename,label\none/a.mp4,REAL\ntwo/a.mp4,FAKE\n", *films)
+    assert set(index_videos(root)["video"]) == {"one__a.mp4", "two__a.mp4"}
+    write(root / "labels.csv", "filename,label\na.mp4,REAL\n")
+    with pytest.raises(ValueError, match=r"labels\.csv: 'a\.mp4' is there more than once"):
+        index_videos(root)
+
+
+def test_two_labels_for_one_video_are_no_label(tmp_path):
+    labelled(tmp_path, "filename,label\na.mp4,REAL\na.mp4,FAKE\na.mp4,FAKE\n", "a.mp4")
+    assert index_videos(tmp_path)["reason"].tolist() == ["unknown label 'FAKE and REAL'"]
+
+
+@pytest.mark.parametrize("text", ["filename,label\n\xff", 'filename,label\n"a.mp4,REAL\n'])
+def test_a_damaged_table_of_labels_is_named(tmp_path, text):
+    touch(tmp_path, "a.mp4")
+    (tmp_path / "labels.csv").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"labels\.csv cannot be read"):
+        find_datasets(tmp_path)
+
+
+# --- raw videos: FaceForensics++ as a whole -------------------------------------------------------
+
+
+def test_all_methods_and_compressions_of_faceforensics_keep_to_the_official_split(tmp_path):
+    methods = ["Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures", "FaceShifter"]
+    for quality in ("c0", "c23", "c40"):
+        for number in ("004", "982"):
+            touch(tmp_path, f"original_sequences/youtube/{quality}/videos/{number}.mp4")
+        for method in methods:
+            folder = f"manipulated_sequences/{method}/{quality}/videos"
+            touch(tmp_path, f"{folder}/004_982.mp4", f"{folder}/982_004.mp4")
+    write(tmp_path / "splits" / "val.json", [["982", "004"]])
+    videos = index_videos(tmp_path)
+    assert len(videos) == 3 * (2 + 2 * len(methods))
+    assert set(videos["split"]) == {"val"}
+    assert set(videos["method"]) == {"original", *methods}
+    fakes = videos[videos["label"] == "FAKE"]
+    reals = set(videos.loc[videos["label"] == "REAL", "video"])
+    assert {name.rpartition(".")[0] for name in fakes["original"]} == reals
+    same = fakes["video"].str.rpartition("_")[2] == fakes["original"].str.extract(r"_(c\d+)")[0]
+    assert same.all()

@@ -319,17 +319,6 @@ def test_calibration_shows_before_and_after_the_temperature():
     np.testing.assert_allclose(line(ax, "after, 2 bins of equal count").get_xdata(), [0.2, 0.7])
 
 
-def test_timeline_keeps_people_apart_and_sorts_time():
-    scores = pd.DataFrame(
-        {"time_s": [1, 0, 0], "score": [0.9, 0.8, 0.1], "track": [1, 1, 2], "face": [1, 1, 2]}
-    )
-    ax = plots_evaluation.plot_timeline(scores, threshold=0.5, band=(0.4, 0.6), title="a.mp4")
-    np.testing.assert_array_equal(line(ax, "face 1").get_xdata(), [0, 1])
-    np.testing.assert_array_equal(line(ax, "face 1").get_ydata(), [0.8, 0.9])
-    np.testing.assert_array_equal(line(ax, "face 2").get_ydata(), [0.1])
-    assert ax.get_title(loc="left") == "a.mp4: 2 faces"
-
-
 def test_plots_draw_on_the_axes_that_are_given(index):
     _, ax = plt.subplots()
     assert plots.plot_split(index, ax=ax) is ax

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from utils import artifacts, training
+from utils.faces import CropRecipe
 from utils.models import load_model
 from utils.transforms import POLICIES, policy_to_dict
 
@@ -53,12 +54,15 @@ def folders(tmp_path):
 
 def test_command_line_writes_what_the_notebook_writes(folders, capsys):
     data, output = folders
+    cut = CropRecipe(margin=20)
+    (data / "recipe.json").write_text(json.dumps(cut.to_dict()))
     arguments = ["--data", str(data), "--output", str(output), "--set", SETTINGS]
     assert training.main(arguments) == 0
     assert "epoch   2 · train loss" in capsys.readouterr().out
     _, card = load_model(output / "model")
     history = artifacts.read_table(output, "history.csv")
     assert card["epochs"] == len(history) == 2
+    assert CropRecipe.from_dict(card["crop_recipe"]) == cut  # 05 cuts as 00 did
     assert card["data_fingerprint"] == "f00d"
     assert card["splits"]["train"] == "16 crops of 4 videos, 2 sources, 50% FAKE"
     assert card["ingredients"]["optimizer"] == "adam"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import json
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -14,15 +17,29 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from utils.artifacts import ARTIFACTS, atomic_path
-from utils.face_folders import BOXES, METADATA, check_names, remove_folder, working_folder
-from utils.faces import Box, CropRecipe, cut_faces, load_detector
+from utils.face_folders import (
+    BOXES,
+    METADATA,
+    PARTIAL,
+    RECIPE,
+    check_names,
+    crop_name,
+    fingerprint,
+    read_record,
+    working_folder,
+    write_record,
+)
+from utils.faces import CropRecipe, Place, cut_at, find_faces, load_detector, shrink
+from utils.jobs import prefetch, run_jobs
 from utils.tracks import link_tracks
-from utils.video import VideoInfo, probe, sample_frames
+from utils.video import frames_at, probe, sample_frames
 
 if TYPE_CHECKING:
     from facenet_pytorch import MTCNN
 
 NEEDED = ("path", "dataset", "video", "filename", "label", "original", "method", "split")
+#: Part of every fingerprint: a change of this module that changes crops or records raises it.
+VERSION = 1
 
 
 def extract_faces(
@@ -31,15 +48,22 @@ def extract_faces(
     *,
     frames_per_video: int = 0,
     recipe: CropRecipe | None = None,
+    paired: bool = False,
     device: str | torch.device = "cpu",
+    workers: int = 1,
+    scheduler: str = "",
     progress: bool = True,
 ) -> pd.DataFrame:
     """Cut the faces of many videos into the layout of the main data set.
 
     Writes `folder/<video>/<frame>.png` (further faces of a frame: `_2`, `_3`), `boxes.csv` (a row
-    a face) and, last of all, `metadata.csv` (a row a video, with or without faces). Everything is
-    made anew: a video's folder is replaced as a whole, and folders that a former run wrote for
-    videos that are not in the table any more are removed.
+    a face), `recipe.json` and, last of all, `metadata.csv` (a row a video, with or without faces).
+    Folders that a former run wrote for videos that are not in the table any more are removed.
+
+    A run that was stopped goes on where it was, and a second one does nothing twice: a video is
+    finished when its record in `folder/.records` tells of the same source file (size and time of
+    change), the same frames and the same recipe, and the crops that it lists are all there. Any
+    other is made anew, as a whole.
 
     Args:
         videos: a row a video, with the columns `path, dataset, video, filename, label, original,
@@ -47,83 +71,204 @@ def extract_faces(
         folder: where to write.
         frames_per_video: evenly spaced frames to search; 0 means every frame.
         recipe: how to cut; default `CropRecipe()`.
+        paired: cut a fake at the faces of its original, in the same frames, so that their crops
+            differ in nothing but the fake.
         device: where the detector runs.
+        workers, scheduler: processes on this machine or on a Dask cluster, see `run_jobs`.
         progress: show a progress bar.
     Returns:
-        A row a video: `video, n_frames` (searched), `n_faces, seconds` and `reason`, which is ""
-        or says why there are no faces. A video that cannot be read does not stop the others.
+        A row a video: `video, n_frames` (searched), `n_faces, seconds, reason`, which is "" or
+        says why there are no faces, `kept`, whether a former run had finished it, and `note`, why
+        it could not be paired. A video that cannot be read does not stop the others.
     Raises:
         ValueError: a column is missing, a video's name is not unique or unfit for a folder, or
             `folder` holds something that this function did not write.
     """
-    recipe = recipe or CropRecipe()
-    folder = Path(folder)
+    recipe, folder = recipe or CropRecipe(), Path(folder)
     missing = [column for column in NEEDED if column not in videos]
     if missing:
         raise ValueError(f"the table of videos lacks: {', '.join(missing)}")
     check_names(videos["video"].tolist())
-    detector = load_detector(recipe, device)
+    load_detector(recipe)  # a missing package must not fail every video by itself
     rows = videos.to_dict("records")
-    originals = {(r["dataset"], r["filename"]): _file_name(r) for r in rows if r["label"] == "REAL"}
-    reports, metadata, boxes = [], [], []
-    with working_folder(folder, videos["video"].tolist()) as partial:
-        for row in tqdm(rows, desc="Extract faces", unit="video", disable=not progress):
-            start = time.perf_counter()
-            info, n_frames, found, reason = None, 0, list[tuple](), ""
-            made = partial / row["video"]
-            made.mkdir()
-            try:
-                info = probe(row["path"])
-                frames = sample_frames(row["path"], frames_per_video)
-                n_frames, found = _cut_video(detector, frames, recipe, made)
-                reason = "" if found else f"no face found in {n_frames} frames"
-            except (ValueError, FileNotFoundError) as error:
-                found, reason = [], str(error)
-            remove_folder(folder / row["video"])
-            if found:
-                os.replace(made, folder / row["video"])
-            metadata.append(_metadata_row(row, originals, info))
-            boxes += [(row["video"], *face) for face in found]
-            seconds = time.perf_counter() - start
-            reports.append((row["video"], n_frames, len(found), seconds, reason))
+    names = {(r["dataset"], r["filename"]): _file_name(r) for r in rows if r["label"] == "REAL"}
+    videos_of = {_file_name(row): row["video"] for row in rows if row["label"] == "REAL"}
+    originals = {row["video"]: _original(row, names) for row in rows}
+    how = _How(str(folder), frames_per_video, recipe, str(device), 1 if workers != 1 else 0)
+    records: dict[str, dict[str, Any]] = {}
+    with (
+        working_folder(folder, videos["video"].tolist()),
+        tqdm(total=len(rows), desc="Extract faces", unit="video", disable=not progress) as bar,
+    ):
+        for fakes in (False, True) if paired else (None,):
+            jobs = []
+            for row in rows:
+                if fakes in (None, row["label"] == "FAKE"):
+                    pair = (
+                        records.get(videos_of.get(originals[row["video"]], "")) if fakes else None
+                    )
+                    jobs.append(_Job(row["video"], row["path"], how, bool(fakes), pair))
+            for record in _run(jobs, workers, scheduler):
+                records[record["video"]] = record
+                bar.update()
+        boxes = [(row["video"], *face) for row in rows for face in records[row["video"]]["faces"]]
         _write(boxes, folder, BOXES)
-        _write(metadata, folder, METADATA)
-    return pd.DataFrame(reports, columns=["video", "n_frames", "n_faces", "seconds", "reason"])
+        with atomic_path(folder / RECIPE) as temporary:
+            temporary.write_text(json.dumps(recipe.to_dict(), indent=2) + "\n")
+        told = [_metadata_row(r, originals[r["video"]], records[r["video"]]) for r in rows]
+        _write(told, folder, METADATA)
+    columns = ["video", "n_frames", "n_faces", "seconds", "reason", "kept", "note"]
+    ordered = [records[row["video"]] for row in rows]
+    return pd.DataFrame([r | {"n_faces": len(r["faces"])} for r in ordered], columns=columns)
 
 
-def _cut_video(
-    detector: MTCNN,
-    frames: Iterator[tuple[int, float, Image.Image]],
-    recipe: CropRecipe,
-    folder: Path,
-) -> tuple[int, list[tuple]]:
-    """Save the crops of one video; give the number of frames and the rows of `boxes.csv`."""
-    seen: list[tuple[int, list[Box], list[float]]] = []
-    for number, _, image in frames:
-        faces = cut_faces(detector, image, recipe)
+@dataclass(frozen=True)
+class _How:
+    """What all jobs of a run share."""
+
+    folder: str
+    frames_per_video: int
+    recipe: CropRecipe
+    device: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One video to cut; with `pair`, at the faces in the record of its original."""
+
+    video: str
+    path: str
+    how: _How
+    paired: bool
+    pair: dict[str, Any] | None
+
+    @property
+    def key(self) -> str:
+        """Fingerprint of what is worked on and how."""
+        where = self.pair and {"size": self.pair["size"], "places": self.pair["places"]}
+        recipe, frames = self.how.recipe.to_dict(), self.how.frames_per_video
+        return fingerprint(
+            self.path, version=VERSION, recipe=recipe, frames=frames, paired=self.paired, at=where
+        )
+
+    def finished(self) -> dict[str, Any] | None:
+        """The record of a former run that still holds."""
+        try:
+            return read_record(Path(self.how.folder), self.video, self.key)
+        except OSError:  # no such file: the reason is found when it is opened
+            return None
+
+
+def _run(jobs: list[_Job], workers: int, scheduler: str) -> Iterator[dict[str, Any]]:
+    """The records of all jobs, first those that were finished before."""
+    left = []
+    for job in jobs:
+        if record := job.finished():
+            yield record | {"kept": True}
+        else:
+            left.append(job)
+    yield from run_jobs(_extract, left, workers=workers, scheduler=scheduler, lost=_lost)
+
+
+def _lost(job: _Job) -> dict[str, Any]:
+    reason = "the process that cut it died again and again: too little memory, or a broken file"
+    return _blank(job) | {"reason": reason}
+
+
+def _blank(job: _Job) -> dict[str, Any]:
+    told: dict[str, Any] = {"video": job.video, "key": "", "fps": None, "size": [None, None]}
+    told |= {"n_frames": 0, "faces": [], "places": [], "seconds": 0.0}
+    return told | {"reason": "", "kept": False, "note": ""}
+
+
+@lru_cache(maxsize=1)
+def _detector(recipe: CropRecipe, device: str) -> MTCNN:
+    return load_detector(recipe, device)
+
+
+def _extract(job: _Job) -> dict[str, Any]:
+    """Cut one video: its crops and its record are written, or neither."""
+    start, folder = time.perf_counter(), Path(job.how.folder)
+    if record := job.finished():  # by a process that died before it could tell
+        return record
+    record, made = _blank(job), folder / PARTIAL / job.video
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(parents=True)
+    try:
+        key = job.key
+        info = probe(job.path)
+        record |= {"fps": round(info.fps, 4), "size": [info.width, info.height]}
+        frames, record["note"] = _frames(job, record["size"])
+        record["places"], record["faces"] = _cut(job, prefetch(frames), made)
+        record["n_frames"] = len(record["places"])
+        if not record["faces"]:
+            record["reason"] = f"no face found in {record['n_frames']} frames"
+        record["key"] = key
+    except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: of the detector
+        record |= {"reason": str(error), "note": ""}
+    record["seconds"] = time.perf_counter() - start
+    write_record(folder, made, record)
+    shutil.rmtree(made, ignore_errors=True)
+    return record
+
+
+#: Number, shrunk frame, size of the full one, and where its faces are, if that is known.
+Frame = tuple[int, Image.Image, tuple[int, int], "list[Place] | None"]
+
+
+def _frames(job: _Job, size: list[int]) -> tuple[Iterator[Frame], str]:
+    """The frames to cut, and why they are not those of the original where they should be."""
+    recipe, threads = job.how.recipe, job.how.threads
+    note = ""
+    if job.paired:
+        if job.pair is None:
+            note = "its original is not among the videos"
+        elif not job.pair["faces"]:
+            note = "no face was found in its original"
+        elif job.pair["size"] != size:
+            note = "its original has frames of another size"
+    if job.paired and job.pair and not note:
+        places = {
+            number: [Place(*place) for place in found] for number, found in job.pair["places"]
+        }
+        frames = frames_at(job.path, list(places), threads=threads)
+        return ((n, shrink(image, recipe), image.size, places[n]) for n, _, image in frames), ""
+    frames = sample_frames(job.path, job.how.frames_per_video, threads=threads)
+    note = note and f"cut at its own faces: {note}"
+    return ((n, shrink(image, recipe), image.size, None) for n, _, image in frames), note
+
+
+def _cut(job: _Job, frames: Iterable[Frame], made: Path) -> tuple[list, list]:
+    """Save the crops of one video; give the places of each frame and the rows of `boxes.csv`."""
+    recipe, boxes = job.how.recipe, []
+    places: list[Any] = []
+    for number, small, full, known in frames:
+        if known is None:
+            known = find_faces(_detector(recipe, job.how.device), small)
+        faces = cut_at(small, known, recipe, full)
         for index, face in enumerate(faces, start=1):
-            suffix = f"_{index}" if index > 1 else ""
-            face.crop.save(folder / f"{number}{suffix}.png")
-        seen.append((number, [face.box for face in faces], [face.probability for face in faces]))
-    tracks = link_tracks([boxes for _, boxes, _ in seen])
+            face.crop.save(made / crop_name(number, index))
+        boxes.append([face.box for face in faces])
+        places.append([number, [[p.box, p.probability, p.landmarks] for p in known]])
     rows = [
-        (number, index, track, *(round(corner, 2) for corner in box), round(probability, 5))
-        for (number, boxes, sure), linked in zip(seen, tracks, strict=True)
-        for index, (track, box, probability) in enumerate(zip(linked, boxes, sure, strict=True), 1)
+        [number, index, track, *(round(side, 2) for side in box), round(place[1], 5)]
+        for (number, found), linked, sides in zip(places, link_tracks(boxes), boxes)
+        for index, (track, box, place) in enumerate(zip(linked, sides, found), start=1)
     ]
-    return len(seen), rows
+    return places, rows
 
 
-def _metadata_row(row: dict, originals: dict, info: VideoInfo | None) -> tuple:
-    """One row of `metadata.csv`, whose file names are those of the folders, `original` too.
-
-    Videos of different methods can share a file name, so `video` is what names them here.
-    """
+def _original(row: dict, names: dict) -> str:
+    """The original of a video by the name of its folder, which differs between methods."""
     original = row["original"] if isinstance(row["original"], str) else ""
-    original = originals.get((row["dataset"], original), original)
-    size = (round(info.fps, 4), info.width, info.height) if info else (None, None, None)
+    return names.get((row["dataset"], original), original)
+
+
+def _metadata_row(row: dict, original: str, record: dict[str, Any]) -> tuple:
+    """One row of `metadata.csv`, whose file names are those of the folders, `original` too."""
     told = (_file_name(row), row["label"], row["split"], original, row["dataset"], row["method"])
-    return (*told, *size)
+    return (*told, record["fps"], *record["size"])
 
 
 def _file_name(row: dict) -> str:

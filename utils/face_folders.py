@@ -1,20 +1,26 @@
-"""The folder that face crops are written to: what may be replaced there, and what may not."""
+"""The folder that face crops are written to: what may be replaced there, and what is finished."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from utils.artifacts import ARTIFACTS, atomic_path
 
-METADATA, BOXES = "metadata.csv", "boxes.csv"
+METADATA, BOXES, RECIPE = "metadata.csv", "boxes.csv", "recipe.json"
 #: Where an extraction that is under way keeps its list of videos and its unfinished crops.
 PARTIAL = ".partial"
+#: A file for each finished video: what was found, and from what and how it was made.
+RECORDS = ".records"
 
 
 def check_names(names: Sequence[object]) -> None:
@@ -33,8 +39,8 @@ def check_names(names: Sequence[object]) -> None:
 
 
 @contextmanager
-def working_folder(folder: Path, names: list[str]) -> Iterator[Path]:
-    """Take away what a former run wrote and the new one will not replace; give a scratch folder.
+def working_folder(folder: Path, names: list[str]) -> Iterator[None]:
+    """Take away what a former run wrote and the new one does not know; tidy up in the end.
 
     Only folders that a former run, finished or not, listed as its own are ever removed.
     """
@@ -54,20 +60,62 @@ def working_folder(folder: Path, names: list[str]) -> Iterator[Path]:
             "choose another OUTPUT or move it away"
         )
     partial.mkdir(parents=True, exist_ok=True)
+    (folder / RECORDS).mkdir(exist_ok=True)
     with atomic_path(listed) as temporary:
         temporary.write_text("\n".join(sorted(owned | ours)))
     for rest in partial.iterdir():
         if rest.is_dir():
             shutil.rmtree(rest)
-    for name in (METADATA, BOXES):
+    for name in (METADATA, BOXES, RECIPE):
         (folder / name).unlink(missing_ok=True)
     for name in sorted(owned - ours):
-        remove_folder(folder / name)
-    yield partial
+        remove_video(folder, name)
+    yield
     shutil.rmtree(partial)
 
 
-def remove_folder(folder: Path) -> None:
-    """Remove a folder and all it holds, if it is there."""
-    if folder.exists():
-        shutil.rmtree(folder)
+def fingerprint(path: str, **how: Any) -> str:
+    """Tell a source file, by size and time of change, and the way that it is worked on.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    status = os.stat(path)
+    told = json.dumps([status.st_size, status.st_mtime_ns, how], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def read_record(folder: Path, name: str, key: str) -> dict[str, Any] | None:
+    """What was found in a video, if it was finished with this fingerprint and is still whole."""
+    path = folder / RECORDS / f"{name}.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(record, dict) or record.get("key") != key:
+        return None
+    crops = folder / name
+    present = set(os.listdir(crops)) if crops.is_dir() else set()
+    return record if present == {crop_name(*row[:2]) for row in record["faces"]} else None
+
+
+def write_record(folder: Path, made: Path, record: dict[str, Any]) -> None:
+    """Put the crops of a finished video in their place as a whole, and then its record."""
+    name = record["video"]
+    remove_video(folder, name)
+    if record["faces"]:
+        os.replace(made, folder / name)
+    with atomic_path(folder / RECORDS / f"{name}.json") as temporary:
+        temporary.write_text(json.dumps(record), encoding="utf-8")
+
+
+def crop_name(frame: int, face: int) -> str:
+    """`<frame>.png`; further faces of a frame are `<frame>_2.png`, `<frame>_3.png`."""
+    return f"{frame}_{face}.png" if face > 1 else f"{frame}.png"
+
+
+def remove_video(folder: Path, name: str) -> None:
+    """Remove the record and the crops of a video, if they are there."""
+    (folder / RECORDS / f"{name}.json").unlink(missing_ok=True)
+    if (folder / name).exists():
+        shutil.rmtree(folder / name)

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
+
+from utils.artifacts import read_any_json
 
 if TYPE_CHECKING:
     from facenet_pytorch import MTCNN
 
 Box = tuple[float, float, float, float]
+
+#: Where ArcFace puts eyes, nose and corners of the mouth: (x, y) from the middle, in sides.
+ARCFACE = (
+    np.array([[38.29, 51.70], [73.53, 51.50], [56.03, 71.74], [41.55, 92.37], [70.73, 92.20]]) / 112
+    - 0.5
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +40,8 @@ class CropRecipe:
         factor: step of the detector's pyramid of sizes.
         scale: how far a large frame is shrunk before anything else.
         min_side: short side, in pixels, below which no frame is shrunk.
+        align: turn and move each face so that eyes, nose and mouth lie in the same places, instead
+            of squeezing its box to a square; the data set does not.
     """
 
     image_size: int = 160
@@ -36,6 +49,17 @@ class CropRecipe:
     factor: float = 0.5
     scale: float = 0.25
     min_side: int = 180
+    align: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be cut. Raises ValueError that names the value."""
+        if not 0 < self.scale <= 1:
+            raise ValueError(f"SCALE must be above 0 and at most 1, not {self.scale}")
+        if not (self.image_size >= 20 and 0 <= self.margin < self.image_size):
+            raise ValueError(
+                f"IMAGE_SIZE must be at least 20 and MARGIN from 0 to below it, "
+                f"not {self.image_size} and {self.margin}"
+            )
 
     def shrunk(self, width: int, height: int) -> tuple[int, int]:
         """Size (width, height) in pixels at which a frame of this size is searched."""
@@ -58,6 +82,21 @@ class CropRecipe:
             known = ", ".join(cls.__dataclass_fields__)
             raise ValueError(f"unknown in a crop recipe: {', '.join(unknown)}; known: {known}")
         return cls(**values)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a face is in the shrunk frame, in its pixels, unrounded and without the margin.
+
+    Attributes:
+        box: (x1, y1, x2, y2).
+        probability: of being a face, in [0, 1].
+        landmarks: (x, y) of left eye, right eye, nose, left and right corner of the mouth.
+    """
+
+    box: Box
+    probability: float
+    landmarks: tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
@@ -101,8 +140,8 @@ def load_detector(recipe: CropRecipe | None = None, device: str | torch.device =
 def cut_faces(detector: MTCNN, image: Image.Image, recipe: CropRecipe) -> list[Face]:
     """Find and cut every face of a frame, the largest first.
 
-    The crops have the very pixels that `MTCNN(...)(frame.resize(...), save_path=...)` writes. One
-    frame at a time: a batch of frames moves the boxes by 1e-5 pixels, which can move a crop by one.
+    The crops have the very pixels that `MTCNN(...)(frame.resize(...), save_path=...)` writes,
+    unless they are aligned.
 
     Args:
         detector: from `load_detector`, with the same recipe.
@@ -111,26 +150,110 @@ def cut_faces(detector: MTCNN, image: Image.Image, recipe: CropRecipe) -> list[F
     Returns:
         The faces; none is an empty list.
     """
-    from facenet_pytorch.models.utils.detect_face import extract_face
+    small = shrink(image, recipe)
+    return cut_at(small, find_faces(detector, small), recipe, image.size)
 
+
+def shrink(image: Image.Image, recipe: CropRecipe) -> Image.Image:
+    """The frame at the size at which it is searched and cut."""
     image = image.convert("RGB")
     size = recipe.shrunk(*image.size)
-    if min(size) < detector.min_face_size:
-        return []  # no face fits, and the detector fails on an empty pyramid
     # Pillow's own default of today, named because it was NEAREST before Pillow 7.
-    small = image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
-    boxes, probabilities = detector.detect(small)
+    return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
+
+
+def find_faces(detector: MTCNN, small: Image.Image) -> list[Place]:
+    """Find the faces of a shrunk frame, the largest first.
+
+    One frame at a time: a batch of frames moves the boxes by 1e-5 pixels, which can move a crop by
+    one. Faces of which nothing lies in the frame are left out.
+    """
+    if min(small.size) < detector.min_face_size:
+        return []  # no face fits, and the detector fails on an empty pyramid
+    boxes, probabilities, landmarks = detector.detect(small, landmarks=True)
     if boxes is None:
         return []
-    boxes = np.asarray(boxes, dtype=float)  # (n, 4) in pixels of the shrunk frame
-    inside = np.minimum(boxes[:, 2:], size) - np.maximum(boxes[:, :2], 0)
-    ratio = np.tile(np.divide(image.size, size), 2)
-    faces = []
-    for box, probability, visible in zip(boxes, probabilities, inside, strict=True):
-        if visible.min() < 1:
-            continue  # nothing of it lies in the frame
-        face = extract_face(small, box, recipe.image_size, recipe.margin)  # (3, S, S), 0..255
-        crop = Image.fromarray(face.permute(1, 2, 0).byte().numpy())
-        x1, y1, x2, y2 = (box * ratio).tolist()
-        faces.append(Face((x1, y1, x2, y2), float(probability), crop))
-    return faces
+    boxes = np.asarray(boxes, dtype=float)  # (n, 4)
+    landmarks = np.asarray(landmarks, dtype=float)  # (n, 5, 2)
+    inside = np.minimum(boxes[:, 2:], small.size) - np.maximum(boxes[:, :2], 0)
+    return [
+        Place(tuple(box.tolist()), float(probability), tuple(map(tuple, points.tolist())))
+        for box, probability, points, visible in zip(boxes, probabilities, landmarks, inside)
+        if visible.min() >= 1
+    ]
+
+
+def cut_at(
+    small: Image.Image, places: Sequence[Place], recipe: CropRecipe, full: tuple[int, int]
+) -> list[Face]:
+    """Cut faces whose places are known.
+
+    Args:
+        small: the shrunk frame.
+        places: of `find_faces`, for this frame or for one of the same size.
+        recipe: how to cut.
+        full: size (width, height) of the full frame, for the boxes.
+    Returns:
+        A face for each place.
+    """
+    ratio = np.tile(np.divide(full, small.size), 2)
+    cut = _aligned if recipe.align else _squeezed
+    return [
+        Face(
+            tuple((np.array(place.box) * ratio).tolist()),
+            place.probability,
+            cut(small, place, recipe),
+        )
+        for place in places
+    ]
+
+
+def _squeezed(small: Image.Image, place: Place, recipe: CropRecipe) -> Image.Image:
+    from facenet_pytorch.models.utils.detect_face import extract_face
+
+    face = extract_face(small, place.box, recipe.image_size, recipe.margin)  # (3, S, S), 0..255
+    return Image.fromarray(face.permute(1, 2, 0).byte().numpy())
+
+
+def _aligned(small: Image.Image, place: Place, recipe: CropRecipe) -> Image.Image:
+    """Move the landmarks to where ArcFace has them, by the best turn, size and shift."""
+    points = np.array(place.landmarks)  # (5, 2)
+    middle = (recipe.image_size - 1) / 2
+    goal = middle + ARCFACE * (recipe.image_size - recipe.margin)
+    # Least squares for (a, b, tx, ty) in x' = a x - b y + tx, y' = b x + a y + ty.
+    x, y, one, zero = points[:, 0], points[:, 1], np.ones(5), np.zeros(5)
+    rows = np.concatenate([np.stack([x, -y, one, zero], 1), np.stack([y, x, zero, one], 1)])
+    a, b, tx, ty = np.linalg.lstsq(rows, goal.T.ravel(), rcond=None)[0]
+    pixels = cv2.warpAffine(
+        np.asarray(small),
+        np.array([[a, -b, tx], [b, a, ty]]),
+        (recipe.image_size, recipe.image_size),
+        flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    return Image.fromarray(pixels)
+
+
+def read_recipe(folders: Iterable[str | Path]) -> CropRecipe:
+    """The recipe that the crops of these folders were cut by, as 00 recorded it beside them.
+
+    A folder without a record is taken to follow the main data set's recipe, the default.
+
+    Raises:
+        ValueError: a record is damaged, or two folders were cut in different ways.
+    """
+    recipes: dict[CropRecipe, Path] = {}
+    for folder in map(Path, folders):
+        path = folder / "recipe.json"
+        values = read_any_json(path) if path.is_file() else {}
+        try:
+            recipes.setdefault(CropRecipe.from_dict(values), folder)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is no crop recipe: {error}") from error
+    if len(recipes) > 1:
+        one, other = list(recipes.values())[:2]
+        raise ValueError(
+            f"the crops in {one} and in {other} were cut in different ways, and a model can be "
+            "shown only one: cut both with the same parameters of 00_extract_faces"
+        )
+    return next(iter(recipes), CropRecipe())

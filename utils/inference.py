@@ -1,112 +1,73 @@
-"""Images and videos in, scores and decisions out."""
+"""Many images and videos in, scores and decisions out."""
 
 from __future__ import annotations
 
-import glob
-import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import lru_cache, partial
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, ImageOps
-from scipy.special import expit
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from utils.artifacts import ARTIFACTS, check_fields, data_folder
-from utils.datasets import IMAGE_SUFFIXES, crop_paths
-from utils.engine import predict
-from utils.faces import CropRecipe, cut_faces, load_detector
-from utils.layouts import VIDEO_SUFFIXES, index_videos
-from utils.loading import load_crop
-from utils.metrics import decide
-from utils.models import load_model, model_transform
-from utils.tracks import link_tracks
-from utils.transforms import Transform
-from utils.video import sample_frames
+from utils.artifacts import ARTIFACTS, data_folder, find_model_folder
+from utils.datasets import crop_paths
+from utils.jobs import run_jobs
+from utils.judging import Answer, judge_file, unjudged
+from utils.layouts import index_videos
+from utils.runtime import get_device, output_folder
+from utils.scoring import Judge, load_judge
 
-BATCH = 32
-#: The rule before 04 has chosen one: uncalibrated, half, nothing withheld.
-UNDECIDED = {"temperature": 1.0, "threshold": 0.5, "rule": "none: 04_evaluate has not run"}
-
-
-@dataclass(frozen=True)
-class Judge:
-    """A model with all that it takes to judge a file as it was evaluated.
-
-    Attributes:
-        model: two logits, REAL and FAKE.
-        transform: the model's own eval transform.
-        detector: the face detector that cut the training crops.
-        recipe: how it cut them.
-        decision: temperature, threshold, rule and abstention band, chosen on val.
-        prior: share of FAKE videos in training, the answer where nothing can be seen.
-        device: where the model runs.
-    """
-
-    model: torch.nn.Module
-    transform: Transform
-    detector: Any
-    recipe: CropRecipe
-    decision: dict[str, Any]
-    prior: float
-    device: torch.device
+#: Files that are judged at once in one process: while one is decoded, another is scored.
+IN_FLIGHT = 4
+#: From so many files on, processes that load the model first are worth it on a CPU.
+MANY = 64
+#: P(FAKE) in submission.csv lies within this: the log loss of one sure mistake is then 4.6 at most.
+CLIP = (0.01, 0.99)
+_Work = tuple[int, str, bool]  # number, path, whether it is a crop already
+_Result = tuple[int, Answer]
+_Model = tuple[str, tuple[int, ...]]  # folder, when its files were written
 
 
-def load_judge(folder: str | Path, *, device: torch.device) -> Judge:
-    """Load a model folder with its decision rule and its crop recipe.
+def find_model(model: str | Path = "", output: str | Path = "") -> Path:
+    """The model folder: `model` itself, or the one in OUTPUT or in an attached Kaggle input.
 
     Raises:
-        FileNotFoundError: the folder holds no model.
-        ValueError: it is no model of this kind.
+        FileNotFoundError: there is none; says how to get one.
     """
-    model, extra = load_model(folder)
-    decision: dict[str, Any] = UNDECIDED
-    chosen = Path(folder) / "decision.json"
-    if chosen.is_file():
-        decision = json.loads(chosen.read_text(encoding="utf-8"))
-        check_fields("model/decision.json", decision, chosen)
-    recipe = CropRecipe.from_dict(extra.get("crop_recipe", {}))
-    return Judge(
-        model=model.to(device),
-        transform=model_transform(model),
-        detector=load_detector(recipe, device),
-        recipe=recipe,
-        decision=decision,
-        prior=float(extra.get("prior", 0.5)),
-        device=device,
-    )
+    if model:
+        return Path(model)
+    return find_model_folder(output or output_folder())
 
 
-def collect_inputs(patterns: Sequence[str]) -> list[str]:
-    """Resolve files, folders and globs to image and video files, each once, in order.
+def predict(
+    path: str | Path,
+    *,
+    model: str | Path | Judge = "",
+    frames_per_video: int = 16,
+    device: str = "auto",
+) -> Answer:
+    """Judge one image or video: `print(predict("clip.mp4"))`.
 
+    Args:
+        path: an image or a video.
+        model: folder of 03 and 04; "" looks in OUTPUT and in attached inputs. For many files pass
+            a `Judge`, or use `judge_files`.
+        frames_per_video: evenly spaced frames that are searched for faces; 0 means all.
+        device: "auto", "cpu" or "cuda".
+    Returns:
+        The answer, with its reason where it is UNSURE, also if the file cannot be read.
     Raises:
-        FileNotFoundError: a pattern matches no image and no video.
+        FileNotFoundError: there is no model.
     """
-    files: dict[Path, str] = {}
-    for pattern in patterns:
-        path = Path(pattern)
-        # A file that is named by itself is judged, or listed with the reason, whatever it is.
-        found = [str(path)] if path.is_file() else []
-        if not found:
-            search = f"{glob.escape(pattern)}/**" if path.is_dir() else pattern
-            found = [name for name in sorted(glob.glob(search, recursive=True)) if _is_media(name)]
-        if not found:
-            raise FileNotFoundError(f"INPUTS: {pattern!r} names no image and no video")
-        for name in found:  # a file that is named in two ways is one file
-            files.setdefault(Path(name).resolve(), name)
-    return list(files.values())
-
-
-def _is_media(name: str | Path) -> bool:
-    path = Path(name)
-    return path.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES and path.is_file()
+    if not isinstance(model, Judge):
+        model = load_judge(find_model(model), device=get_device(device))
+    return judge_file(model, str(path), frames_per_video=frames_per_video)
 
 
 def held_out_examples(
@@ -132,69 +93,16 @@ def held_out_examples(
     return videos, crop_paths(crops, data_folder("", output))
 
 
-def score_crops(judge: Judge, crops: Iterable[Image.Image]) -> np.ndarray:
-    """The logit of FAKE of each crop, shape (n,), before calibration."""
-    tensors = [(judge.transform(crop), 0, row) for row, crop in enumerate(crops)]
-    loader: DataLoader = DataLoader(tensors, batch_size=BATCH)  # type: ignore[arg-type]
-    return predict(judge.model, loader, device=judge.device, progress=False)
-
-
-def judge_file(
-    judge: Judge, path: str, *, frames_per_video: int = 16, cropped: bool = False
-) -> pd.DataFrame:
-    """Score every face of one image or video.
-
-    Args:
-        judge: of `load_judge`.
-        path: an image or a video.
-        frames_per_video: evenly spaced frames that are searched for faces; 0 means all.
-        cropped: the image is a face crop already, so it is scored as it is.
-    Returns:
-        One row a face: the columns of inference.csv and `logit`; `score` is the calibrated
-        P(FAKE). No row means that no face was found.
-    Raises:
-        ValueError: the file cannot be read; says why.
-    """
-    frames = _frames(path, frames_per_video)
-    rows: list[tuple[Any, ...]] = []
-    boxes: list[list[Any]] = []
-    logits: list[np.ndarray] = []
-    # A few frames at a time: memory does not grow with the length of the video.
-    while chunk := list(islice(frames, BATCH)):
-        crops: list[Image.Image] = []
-        for number, seconds, image in chunk:
-            if cropped:
-                found = [((0.0, 0.0, float(image.width), float(image.height)), image)]
-            else:
-                faces = cut_faces(judge.detector, image, judge.recipe)
-                found = [(face.box, face.crop) for face in faces]
-            boxes.append([box for box, _ in found])
-            crops += [crop for _, crop in found]
-            rows += [(path, number, seconds, *box) for box, _ in found]
-        if crops:
-            logits.append(score_crops(judge, crops))
-    table = pd.DataFrame(rows, columns=["input", "frame", "time_s", "x1", "y1", "x2", "y2"])
-    table["track"] = [track for frame in link_tracks(boxes) for track in frame]
-    table["logit"] = np.concatenate(logits) if logits else np.empty(0)
-    table["score"] = expit(table["logit"] / judge.decision["temperature"])
-    return table[[*ARTIFACTS["inference.csv"].columns, "logit"]]
-
-
-def _frames(path: str, frames_per_video: int) -> Iterator[tuple[int, float, Image.Image]]:
-    if Path(path).suffix.lower() in IMAGE_SUFFIXES:
-        yield 0, 0.0, ImageOps.exif_transpose(load_crop(path))
-    else:
-        yield from sample_frames(path, frames_per_video)
-
-
 def judge_files(
     judge: Judge,
     inputs: Sequence[str],
     *,
     crops: Sequence[str] = (),
     frames_per_video: int = 16,
+    workers: int = 0,
+    scheduler: str = "",
     progress: bool = True,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+) -> list[Answer]:
     """Judge many files; one that cannot be judged is listed with its reason, the others go on.
 
     Args:
@@ -202,59 +110,137 @@ def judge_files(
         inputs: images and videos in which faces are looked for.
         crops: images that are face crops already.
         frames_per_video: see `judge_file`.
+        workers: processes; 1: this one alone, which still works at several files at once; 0: this
+            one on a GPU and for fewer than MANY files, else one a core.
+        scheduler: address of a Dask scheduler whose workers do the work instead.
         progress: show a bar over the files.
     Returns:
-        faces: inference.csv, one row a face.
-        verdicts: one row a file: `input, n_faces, score, decision, reason`. Its score is the
-            calibrated P(FAKE) of the mean logit over its faces, as in video_predictions.csv; a
-            file that could not be judged has the training prior, UNSURE and a reason.
+        One answer a file: the inputs, then the crops.
     Raises:
         ValueError: a file is named as an input and as a crop.
     """
     if twice := sorted(set(inputs) & set(crops)):
         raise ValueError(f"{twice[0]} is in INPUTS and in CROPS: name it in one of them")
-    tables: list[pd.DataFrame] = []
-    verdicts: list[tuple[Any, ...]] = []
-    work = [(path, False) for path in inputs] + [(path, True) for path in crops]
-    for path, cropped in tqdm(work, desc="judge", unit="file", disable=not progress):
-        reason, faces = "", pd.DataFrame()
+    files = [(path, False) for path in inputs] + [(path, True) for path in crops]
+    work = [(number, path, cropped) for number, (path, cropped) in enumerate(files)]
+    if not workers and not scheduler and (judge.device.type != "cpu" or len(work) < MANY):
+        workers = 1
+    if workers == 1 and not scheduler:
+        results = _judge_here(judge, work, frames_per_video)
+    else:
+        function = partial(_judge_apart, _model_state(judge), judge.device.type, frames_per_video)
+        away = [(number, os.path.abspath(path), cropped) for number, path, cropped in work]
+        lost = partial(_lost, judge)
+        results = run_jobs(function, away, workers=workers, scheduler=scheduler, lost=lost)
+    bar = tqdm(results, "judge", len(work), unit="file", disable=not progress)
+    ordered = sorted(bar, key=itemgetter(0))
+    return [replace(answer, input=files[number][0]) for number, answer in ordered]
+
+
+def _judge_here(judge: Judge, work: Sequence[_Work], frames_per_video: int) -> Iterator[_Result]:
+    """Several files at once in threads: while one is decoded, others are searched and scored."""
+    at_once = min(IN_FLIGHT, os.cpu_count() or 1, len(work))
+    if at_once < 2:
+        yield from ((n, judge_file(judge, p, frames_per_video=frames_per_video, cropped=c))
+                    for n, p, c in work)  # fmt: skip
+        return
+    judge_one = partial(_judge_one, judge, frames_per_video)
+    set_threads = torch.set_num_threads  # of the thread that calls it
+    with _torch_threads(1), ThreadPoolExecutor(at_once, "judge", set_threads, (1,)) as pool:
+        futures = [pool.submit(judge_one, item) for item in work]
         try:
-            faces = judge_file(judge, path, frames_per_video=frames_per_video, cropped=cropped)
-            reason = "" if len(faces) else "no face found"
-        except (ValueError, FileNotFoundError) as error:
-            reason = str(error)
-        if reason:
-            verdicts.append((path, 0, judge.prior, "UNSURE", reason))
-            continue
-        tables.append(faces)
-        score = float(expit(faces["logit"].mean() / judge.decision["temperature"]))
-        verdicts.append((path, len(faces), score, _decide(judge, score), ""))
-    columns = ARTIFACTS["inference.csv"].columns
-    empty = pd.DataFrame(columns=columns)
-    return (
-        pd.concat(tables, ignore_index=True)[columns] if tables else empty,
-        pd.DataFrame(verdicts, columns=["input", "n_faces", "score", "decision", "reason"]),
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _judge_one(judge: Judge, frames_per_video: int, item: _Work) -> _Result:
+    number, path, cropped = item
+    # One thread each: files side by side need no threads within, which would fight for the cores.
+    answer = judge_file(judge, path, frames_per_video=frames_per_video, cropped=cropped, threads=1)
+    return number, answer
+
+
+def _judge_apart(model: _Model, device: str, frames_per_video: int, item: _Work) -> _Result:
+    """The same in another process, which loads the model once and again when it changes."""
+    return _judge_one(_loaded(model, device), frames_per_video, item)
+
+
+def _model_state(judge: Judge) -> _Model:
+    files = sorted(judge.folder.resolve().iterdir())
+    return str(judge.folder.resolve()), tuple(file.stat().st_mtime_ns for file in files)
+
+
+@lru_cache(maxsize=1)
+def _loaded(model: _Model, device: str) -> Judge:
+    return load_judge(model[0], device=torch.device(device))
+
+
+def _lost(judge: Judge, item: _Work) -> _Result:
+    number, path, _ = item
+    reason = f"{Path(path).name} took down every process that judged it"
+    return number, unjudged(judge, path, reason)
+
+
+@contextmanager
+def _torch_threads(n: int) -> Iterator[None]:
+    """Give each of several files one thread of torch, so that they do not fight for the cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def answer_tables(answers: Sequence[Answer]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables of inference.csv (a row a face) and of verdicts.csv (a row an input).
+
+    An input is named by its bare file name where that is unique, and by as much of its path as it
+    takes to tell two inputs apart where it is not. Faces have `person_score` and `note` too.
+    """
+    names = short_names([answer.input for answer in answers])
+    rows = [(name, *answer.row()[1:]) for name, answer in zip(names, answers, strict=True)]
+    verdicts = pd.DataFrame(rows, columns=ARTIFACTS["verdicts.csv"].columns)
+    faces = [_with_people(a).assign(input=name) for name, a in zip(names, answers) if len(a.faces)]
+    if not faces:
+        return pd.DataFrame(columns=ARTIFACTS["inference.csv"].columns), verdicts
+    return pd.concat(faces, ignore_index=True), verdicts
+
+
+def _with_people(answer: Answer) -> pd.DataFrame:
+    people = answer.people.set_index("track")
+    faces = answer.faces.drop(columns="logit")
+    return faces.assign(
+        person_score=faces["track"].map(people["score"]), note=faces["track"].map(people["note"])
     )
 
 
-def _decide(judge: Judge, score: float) -> str:
-    threshold = judge.decision["threshold"]
-    band = judge.decision.get("abstention") or {"low": threshold, "high": threshold}
-    return str(decide([score], threshold=threshold, low=band["low"], high=band["high"])[0])
+def submission(verdicts: pd.DataFrame, *, clip: Sequence[float] = CLIP) -> pd.DataFrame:
+    """`filename,label` for every input once; label is P(FAKE) within `clip`.
 
-
-def submission(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """`filename,label` for every input once; label is P(FAKE).
-
-    The file name is the bare one where that is unique, and as much of the path as it takes to
-    tell two inputs apart where it is not.
+    Args:
+        verdicts: of `answer_tables`; an input that could not be judged has the training prior.
+        clip: lowest and highest label.
+    Raises:
+        ValueError: `clip` is not two rising numbers within 0 and 1.
     """
-    parts = [Path(path).parts for path in verdicts["input"]]
+    if len(clip) != 2 or not 0 <= clip[0] <= clip[1] <= 1:
+        raise ValueError(f"CLIP is {clip}; it must be two rising numbers within 0 and 1")
+    labels = verdicts["score"].astype(float).clip(*clip)
+    return pd.DataFrame({"filename": verdicts["input"], "label": labels})
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """The end of each path, as short as it can be for all to differ."""
+    parts = [Path(path).parts for path in paths]
     depth = [1] * len(parts)
+    names: list[str] = []
     for _ in range(max(map(len, parts), default=0)):
         names = ["/".join(part[-d:]) for part, d in zip(parts, depth)]
         twice = pd.Series(names).duplicated(keep=False)
         if not twice.any():
             break
         depth = [d + bool(t) for d, t in zip(depth, twice)]
-    return pd.DataFrame({"filename": names if len(parts) else [], "label": verdicts["score"]})
+    return names

@@ -8,6 +8,7 @@
 | `dfdc_videos` | `metadata.json` beside videos | raw DFDC |
 | `faceforensics` | `original_sequences/` or `manipulated_sequences/` | raw FaceForensics++ |
 | `celebdf` | `Celeb-real/` or `Celeb-synthesis/` | raw Celeb-DF v2 |
+| `labelled_videos` | a CSV with `filename,label` that names videos | any other raw videos |
 """
 
 from __future__ import annotations
@@ -20,12 +21,25 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from utils.artifacts import CLASSES, read_any_json, read_text_csv
+from utils.artifacts import CLASSES, read_text_csv
+from utils.raw_layouts import (
+    VIDEO_SUFFIXES,
+    find_labels,
+    read_celebdf,
+    read_dfdc,
+    read_faceforensics,
+    read_labelled,
+)
 from utils.runtime import input_roots, inside, is_folder
 
 CROP_LAYOUTS = ("faces", "deepfake_faces", "folders")
-VIDEO_LAYOUTS = ("dfdc_videos", "faceforensics", "celebdf")
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm")
+READERS = {
+    "dfdc_videos": read_dfdc,
+    "faceforensics": read_faceforensics,
+    "celebdf": read_celebdf,
+    "labelled_videos": read_labelled,
+}
+VIDEO_LAYOUTS = tuple(READERS)
 #: How deep below DATA a data set is looked for; Kaggle's longest mount form needs five.
 MAX_DEPTH = 6
 
@@ -58,8 +72,9 @@ def find_datasets(data: str | Path = "") -> list[Dataset]:
         where = str(data) if data else "the attached Kaggle inputs"
         raise FileNotFoundError(
             f"no known data set in {where}: looked for metadata.csv with crops in folders or in "
-            "faces_224/, real/ and fake/ folders, metadata.json beside videos, FaceForensics++ "
-            "and Celeb-DF. Set DATA to the folder of a data set, or attach one on Kaggle."
+            "faces_224/, real/ and fake/ folders, metadata.json beside videos, FaceForensics++, "
+            "Celeb-DF, and a CSV with filename and label of videos. Set DATA to the folder of a "
+            "data set, or attach one on Kaggle."
         )
     datasets: list[Dataset] = []
     for path, (_, layout) in sorted(found.items()):
@@ -101,6 +116,8 @@ def _listing(folder: Path) -> tuple[set[str], list[str]]:
 
 def _layout(folder: Path, files: set[str], folders: list[str]) -> str:
     """Name the layout of a folder, "" if it is none."""
+    if "metadata.csv" in files and find_labels(folder, {"metadata.csv"}):
+        return "labelled_videos"
     if "metadata.csv" in files:
         header = read_text_csv(folder / "metadata.csv", nrows=0).columns
         return "deepfake_faces" if "videoname" in header or "faces_224" in folders else "faces"
@@ -110,6 +127,8 @@ def _layout(folder: Path, files: set[str], folders: list[str]) -> str:
         return "celebdf"
     if "metadata.json" in files and any(name.lower().endswith(VIDEO_SUFFIXES) for name in files):
         return "dfdc_videos"
+    if find_labels(folder, files):
+        return "labelled_videos"
     return "folders" if {"real", "fake"} & {name.lower() for name in folders} else ""
 
 
@@ -167,9 +186,6 @@ class Video(NamedTuple):
     reason: str
 
 
-Row = tuple[str, str, str, str, str, str, str, str]
-
-
 def index_videos(data: str | Path = "") -> pd.DataFrame:
     """List the raw videos of every video data set at or below a folder.
 
@@ -183,12 +199,11 @@ def index_videos(data: str | Path = "") -> pd.DataFrame:
         FileNotFoundError: no video data set there.
         ValueError: a metadata file is damaged, or two videos share an id.
     """
-    readers = {"dfdc_videos": _dfdc, "faceforensics": _faceforensics, "celebdf": _celebdf}
     rows = [
         Video(*row, reason=_unusable(dataset, *row))
         for dataset in find_datasets(data)
         if dataset.layout in VIDEO_LAYOUTS
-        for row in readers[dataset.layout](dataset)
+        for row in READERS[dataset.layout](dataset.root, dataset.name)
     ]
     if not rows:
         raise FileNotFoundError(
@@ -208,7 +223,9 @@ def index_videos(data: str | Path = "") -> pd.DataFrame:
 
 def _unusable(dataset: Dataset, path: str, *rest: str) -> str:
     """Say why a video cannot be used, "" if it can."""
-    label = rest[3]
+    filename, label = rest[2], rest[3]
+    if ".." in Path(filename).parts or Path(filename).is_absolute():
+        return "name leads out of the data set"
     if Path(path).parent != dataset.root and dataset.layout == "dfdc_videos":
         return "name is not a plain file name"
     if not Path(path).is_file():
@@ -216,82 +233,6 @@ def _unusable(dataset: Dataset, path: str, *rest: str) -> str:
     if not inside(path, dataset.root):
         return "link out of the data set"
     if not label:
-        return "not listed in metadata.json"
+        listing = "metadata.json" if dataset.layout == "dfdc_videos" else "the table of labels"
+        return f"not listed in {listing}"
     return "" if label in CLASSES else f"unknown label {label!r}"
-
-
-def _dfdc(dataset: Dataset) -> Iterator[Row]:
-    """`metadata.json`: {file: {label, split, original}}; our own `method` is read if present."""
-    listing = dataset.root / "metadata.json"
-    metadata = read_any_json(listing)
-    if not isinstance(metadata, dict) or not all(isinstance(v, dict) for v in metadata.values()):
-        raise ValueError(f"{listing} does not hold {{file: {{label, split, original}}}}")
-    unlisted: dict[str, dict[str, str]] = {
-        entry.name: {}
-        for entry in sorted(dataset.root.iterdir())
-        if entry.suffix.lower() in VIDEO_SUFFIXES and entry.name not in metadata
-    }
-    for filename, facts in {**metadata, **unlisted}.items():
-        label = str(facts.get("label", ""))
-        original = str(facts.get("original") or "")
-        method = str(facts.get("method") or ("original" if label == "REAL" else "unknown"))
-        path = str(dataset.root / filename)
-        yield path, dataset.name, Path(filename).stem, filename, label, original, method, ""
-
-
-def _faceforensics(dataset: Dataset) -> Iterator[Row]:
-    """`<original|manipulated>_sequences/<method>/<compression>/videos/<target>[_<source>].mp4`."""
-    splits: dict[str, str] = {}
-    for split in ("train", "val", "test"):
-        official = dataset.root / "splits" / f"{split}.json"
-        if official.is_file():
-            splits |= {str(name): split for pair in read_any_json(official) for name in pair}
-    videos = sorted(dataset.root.glob("*_sequences/*/*/videos/*"))
-    videos = [video for video in videos if video.suffix.lower() in VIDEO_SUFFIXES]
-    videos = [video for video in videos if video.parts[-3] != "masks"]  # where fakes were altered
-    several = len({video.parts[-3] for video in videos}) > 1
-    first: dict[str, str] = {}
-    for video in videos:
-        method, compression = video.parts[-4], video.parts[-3]
-        real = video.parts[-5] == "original_sequences"
-        target = video.stem.split("_")[0]
-        suffix = f"_{compression}" if several else ""
-        name = f"{dataset.name}-{compression}" if several else dataset.name
-        # YouTube originals are known by their number; the actors' ones by a name of their own.
-        identity = video.stem if real else f"{method}_{video.stem}"
-        original = "" if real else f"{_ff_original(video.stem, method)}{suffix}{video.suffix}"
-        if real:  # the same scene in another compression goes back to the first
-            original = first.setdefault(video.stem, "")
-            first[video.stem] = original or f"{identity}{suffix}{video.suffix}"
-        yield (
-            *(str(video), name, f"{identity}{suffix}", video.name),
-            *("REAL" if real else "FAKE", original, "original" if real else method),
-            splits.get(target, ""),
-        )
-
-
-def _ff_original(stem: str, method: str) -> str:
-    """`004_982` was made from 004; DeepFakeDetection's `01_02__scene__ID` from `01__scene`."""
-    if method == "DeepFakeDetection":
-        actors, scene = stem.split("__")[:2]
-        return f"{actors.split('_')[0]}__{scene}"
-    return stem.split("_")[0]
-
-
-def _celebdf(dataset: Dataset) -> Iterator[Row]:
-    """`Celeb-synthesis/id0_id1_0000.mp4` was made from `Celeb-real/id0_0000.mp4`."""
-    listing = dataset.root / "List_of_testing_videos.txt"
-    lines = listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else []
-    tested = {line.split()[-1] for line in lines if line.strip()}
-    for folder in ("Celeb-real", "YouTube-real", "Celeb-synthesis"):
-        for video in sorted((dataset.root / folder).glob("*")):
-            if video.suffix.lower() not in VIDEO_SUFFIXES:
-                continue
-            real = folder != "Celeb-synthesis"
-            parts = video.stem.split("_")
-            original = "" if real else f"{parts[0]}_{parts[-1]}{video.suffix}"
-            yield (
-                *(str(video), dataset.name, video.stem, video.name),
-                *("REAL" if real else "FAKE", original, "original" if real else folder),
-                "test" if f"{folder}/{video.name}" in tested else "",
-            )

@@ -16,7 +16,6 @@ from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
 
 from utils.artifacts import CLASSES
 from utils.plots import (
-    COLORS,
     INK,
     MUTED,
     get_axes,
@@ -227,45 +226,4 @@ def plot_calibration(
                 look, color=color, label=f"{name} of equal count")  # fmt: skip
     ax.legend(loc="upper left", fontsize=10)
     ax.set_title(f"Calibration\n{count_classes(y_true, subset)}")
-    return ax
-
-
-def plot_timeline(
-    scores: pd.DataFrame,
-    *,
-    threshold: float | None = None,
-    band: tuple[float, float] | None = None,
-    title: str = "Score over time",
-    ax: Axes | None = None,
-) -> Axes:
-    """Score of each face of one video over time.
-
-    Args:
-        scores: columns `time_s` (s), `score` (P(FAKE)) and, with several people, `track` or `face`.
-        threshold: at and above it a face is called FAKE.
-        band: (low, high) of UNSURE; drawn with the threshold.
-        title: for example the name of the video; the number of faces is added.
-        ax: where to draw.
-    """
-    require_columns(scores, "time_s", "score")
-    key = next((k for k in ("track", "face") if k in scores and scores[k].notna().any()), None)
-    people = dict(list(scores.groupby(key))) if key else {1: scores}
-    ax = get_axes(ax, figsize=(8.4, 3.6))
-    looks = [(INK, "-", "o"), (MUTED, "--", "s"), ("#009E73", "-.", "^"), ("#CC79A7", ":", "D")]
-    for i, (name, rows) in enumerate(people.items()):
-        rows = rows.sort_values("time_s")
-        color, line, marker = looks[i % len(looks)]
-        label = f"face {int(name) if isinstance(name, float) else name}"
-        ax.plot(rows["time_s"], rows["score"], line, color=color, marker=marker, markersize=5,
-                label=label if i < 6 else None)  # fmt: skip
-    if threshold is not None:
-        ax.axhline(threshold, color=INK, linewidth=1.2, label=f"threshold {threshold:.2f}")
-        low, high = band or (threshold, threshold)
-        ax.axhspan(high, 1.02, color=COLORS["FAKE"], alpha=0.1, linewidth=0, label="called FAKE")
-        if low < high:
-            ax.axhspan(low, high, color=MUTED, alpha=0.14, linewidth=0, label="called UNSURE")
-        ax.axhspan(-0.02, low, color=COLORS["REAL"], alpha=0.1, linewidth=0, label="called REAL")
-    ax.set(xlabel="Time (s)", ylabel="Score: P(FAKE)", ylim=(-0.02, 1.02))
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    ax.set_title(f"{title}: {len(people)} {'face' if len(people) == 1 else 'faces'}")
     return ax

@@ -26,7 +26,7 @@ from utils import artifacts, engine, models, runtime, splits, transforms
 from utils.augment import OVERSAMPLE
 from utils.checkpoints import find_checkpoint
 from utils.datasets import crop_paths
-from utils.faces import CropRecipe
+from utils.faces import CropRecipe, read_recipe
 from utils.feeding import CropSet
 from utils.loading import default_workers, spread_frames
 from utils.parameters import checked_parameters, notebook_parameters, parse_overrides
@@ -89,7 +89,10 @@ def decode_crops(
         image_size: side of the network's input in pixels.
     Returns:
         The train set and the val set.
+    Raises:
+        ValueError: a split is empty, or the crops were cut in different ways.
     """
+    crop_recipe(index, data)  # refused now, and not when the model is saved
     sets = []
     largest = {"train": round(OVERSAMPLE * image_size), "val": image_size}
     for split in ("train", "val"):
@@ -103,10 +106,18 @@ def decode_crops(
     return sets[0], sets[1]
 
 
+def crop_recipe(index: pd.DataFrame, data: str | Path) -> CropRecipe:
+    """How the crops of an index were cut. Raises as `read_recipe` and `crop_paths` do."""
+    # `<data set>/<video>/<frame>.png`: the record lies at the top.
+    examples = crop_paths(index.drop_duplicates("dataset"), data)
+    return read_recipe(sorted({Path(path).parents[1] for path in examples}))
+
+
 def save_run(
     model: torch.nn.Module,
     history: pd.DataFrame,
     index: pd.DataFrame,
+    data: str | Path,
     output: str | Path,
     *,
     config: TrainConfig,
@@ -120,6 +131,7 @@ def save_run(
         model: with the weights that are kept.
         history: of `fit`.
         index: of `read_training_index`.
+        data: DATA, as for `crop_paths`: the recipe of its crops goes into the model folder.
         output: OUTPUT.
         config, policy: what it was trained with.
         device: where.
@@ -138,7 +150,7 @@ def save_run(
         "image_size": resolve_model_data_config(model)["input_size"][-1],
         "epochs": len(history),
         "best_epoch": engine.best_epoch(history),
-        "crop_recipe": CropRecipe().to_dict(),
+        "crop_recipe": crop_recipe(index, data).to_dict(),
         "prior": float((parts["train"][1]["label"] == "FAKE").mean()),
         "data_fingerprint": audit.get("fingerprint", ""),
         "splits": {
@@ -200,7 +212,7 @@ def train_from_parameters(p: Mapping[str, Any]) -> None:
         num_workers=default_workers() if p["NUM_WORKERS"] < 0 else p["NUM_WORKERS"],
         processes=p["PROCESSES"],
         checkpoint_minutes=p["CHECKPOINT_MINUTES"],
-        time_budget_min=p["TIME_BUDGET_MIN"],
+        time_budget_min=runtime.time_budget(p["TIME_BUDGET_MIN"]),
         on_epoch=lambda past: print(engine.epoch_line(past.iloc[-1], config.epochs), flush=True),
         progress=first and sys.stderr.isatty(),
     )
@@ -209,6 +221,7 @@ def train_from_parameters(p: Mapping[str, Any]) -> None:
             model,
             history,
             index,
+            data,
             output,
             config=config,
             policy=policy,

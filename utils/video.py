@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 import av
 import numpy as np
 from av.error import FFmpegError
-from av.stream import Disposition
 from PIL import Image
 
 from utils.artifacts import atomic_path
+from utils.decoding import Packets, decode, list_packets, open_video, read_frames
+from utils.sound import open_sound
 
 #: Threads of the encoder. x264 writes other bytes for another number of threads, so the number
 #: is fixed and does not follow the machine.
@@ -60,10 +61,10 @@ def probe(path: str | Path) -> VideoInfo:
         FileNotFoundError: there is no such file.
         ValueError: the file holds no video stream or no frame that can be decoded.
     """
-    with _open_video(path) as (container, stream):
-        n_frames = _count_frames(path)
+    n_frames = list_packets(path).n_frames
+    with open_video(path) as (container, stream):
         fps = float(stream.average_rate or stream.guessed_rate or 0)
-        frame = next(_decode(container, stream), None)
+        frame = next(decode(container, stream), None)
         if frame is None:
             raise _no_frame(path)
         width, height = frame.width, frame.height
@@ -75,14 +76,18 @@ def probe(path: str | Path) -> VideoInfo:
     return VideoInfo(width, height, fps, n_frames, duration)
 
 
-def sample_frames(path: str | Path, n_frames: int = 0) -> Iterator[tuple[int, float, Image.Image]]:
-    """Yield evenly spaced frames of a whole video, one at a time, in one sequential pass.
+def sample_frames(
+    path: str | Path, n_frames: int = 0, *, threads: int = 0
+) -> Iterator[tuple[int, float, Image.Image]]:
+    """Yield evenly spaced frames of a whole video, one at a time.
 
-    A file that is cut short gives frames spread over the part that is there.
+    They are the very frames of decoding everything, but for a few of a long video little else is
+    decoded. A file that is cut short gives frames spread over the part that is there.
 
     Args:
         path: video file.
         n_frames: number of frames wanted; 0 means all.
+        threads: of the decoder; 0: as many as FFmpeg thinks fit.
     Yields:
         Frame number from 0, its time in seconds after the first frame, and the RGB image upright
         as displayed (rotated if the file says so; pixels are not made square).
@@ -90,26 +95,44 @@ def sample_frames(path: str | Path, n_frames: int = 0) -> Iterator[tuple[int, fl
         FileNotFoundError: there is no such file.
         ValueError: the file holds no video stream or no frame that can be decoded.
     """
-    with _open_video(path) as (container, stream):
-        wanted = None
-        if n_frames:
-            wanted = set(evenly_spaced(_count_frames(path), n_frames).tolist())
-        last = max(wanted) if wanted else None
+    packets = list_packets(path)
+    yield from _read(path, packets, evenly_spaced(packets.n_frames, n_frames), threads)
+
+
+def frames_at(
+    path: str | Path, numbers: Sequence[int], *, threads: int = 0
+) -> Iterator[tuple[int, float, Image.Image]]:
+    """Yield the frames of these numbers, as `sample_frames` does; those past the end are left out.
+
+    Args:
+        path: video file.
+        numbers: rising frame numbers from 0.
+        threads: of the decoder; 0: as many as FFmpeg thinks fit.
+    """
+    packets = list_packets(path)
+    if wanted := [number for number in numbers if number < packets.n_frames]:
+        yield from _read(path, packets, wanted, threads)
+
+
+def _read(
+    path: str | Path, packets: Packets, wanted: Sequence[int] | np.ndarray, threads: int
+) -> Iterator[tuple[int, float, Image.Image]]:
+    with open_video(path) as (_, stream):
         fps = float(stream.average_rate or stream.guessed_rate or 1)
-        start, number = None, -1
-        for number, frame in enumerate(_decode(container, stream)):
-            start = frame.time if start is None else start
-            if wanted is None or number in wanted:
-                time_s = number / fps if frame.time is None else frame.time - (start or 0.0)
-                try:
-                    image = _to_upright(frame)
-                except FFmpegError as error:
-                    raise ValueError(f"{path}: frame {number}: {error.strerror}") from error
-                yield number, time_s, image
-            if number == last:
-                break
-        if number < 0:
-            raise _no_frame(path)
+        unit = float(stream.time_base or 0)
+    start = int(packets.times[0]) if packets.regular and packets.n_frames else None
+    number = -1
+    for number, frame in read_frames(path, packets, wanted, threads=threads):
+        if start is None and frame.pts is not None:
+            start = frame.pts
+        time_s = number / fps if frame.pts is None else (frame.pts - (start or 0)) * unit
+        try:
+            image = _to_upright(frame)
+        except FFmpegError as error:
+            raise ValueError(f"{path}: frame {number}: {error.strerror}") from error
+        yield number, time_s, image
+    if number < 0:
+        raise _no_frame(path)
 
 
 def write_video(
@@ -120,6 +143,7 @@ def write_video(
     codec: str = "libx264",
     crf: int = 23,
     preset: str = "medium",
+    sound_from: str | Path | None = None,
 ) -> Path:
     """Write RGB frames as a video that browsers play (yuv420p, index at the front).
 
@@ -134,6 +158,8 @@ def write_video(
         codec: an encoder of FFmpeg, for example "libx264" or "mpeg4".
         crf: quality of libx264, 0 (lossless) to 51; other encoders run at a fixed fine quantiser.
         preset: how hard libx264 tries to make it small, "ultrafast" to "veryslow".
+        sound_from: file whose first audio stream is added as AAC, cut where the frames end; where
+            it has none that can be read, the video is silent.
     Returns:
         `path`.
     Raises:
@@ -151,25 +177,27 @@ def write_video(
     else:
         options |= {"flags": "+qscale", "global_quality": str(3 * 118)}  # 118 = one step of q
     flags = {"movflags": "+faststart"} if path.suffix.lower() in {".mp4", ".mov", ".m4v"} else {}
-    with (
-        atomic_path(path) as temporary,
-        av.open(str(temporary), "w", options=flags) as container,
-    ):
-        stream, shape = None, None
-        for index, image in enumerate(frames):
-            shape = shape or np.shape(image)
-            _check_image(image, shape, index)
-            height, width = shape[0] + shape[0] % 2, shape[1] + shape[1] % 2
-            if stream is None:
-                rate = Fraction(fps).limit_denominator(60_000)
-                stream = container.add_stream(codec, rate=rate, options=options)
-                stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-            even = np.pad(image, [(0, height - shape[0]), (0, width - shape[1]), (0, 0)], "edge")
-            frame = av.VideoFrame.from_ndarray(even, format="rgb24").reformat(format="yuv420p")
-            frame.pts, frame.time_base = index, 1 / rate
-            container.mux(stream.encode(frame))
-        if stream is None:
-            raise ValueError(f"no frames to write to {path.name}")
+    images = enumerate(frames)
+    _, first = next(images, (0, None))
+    if first is None:
+        raise ValueError(f"no frames to write to {path.name}")
+    shape = np.shape(first)
+    _check_image(first, shape, 0)
+    height, width = shape[0] + shape[0] % 2, shape[1] + shape[1] % 2
+    rate = Fraction(fps).limit_denominator(60_000)
+    with atomic_path(path) as temporary, av.open(str(temporary), "w", options=flags) as container:
+        stream = container.add_stream(codec, rate=rate, options=options)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        with open_sound(sound_from, container) as sound_until:
+            for index, image in chain([(0, first)], images):
+                _check_image(image, shape, index)
+                even = np.pad(
+                    image, [(0, height - shape[0]), (0, width - shape[1]), (0, 0)], "edge"
+                )
+                frame = av.VideoFrame.from_ndarray(even, format="rgb24").reformat(format="yuv420p")
+                frame.pts, frame.time_base = index, 1 / rate
+                container.mux(stream.encode(frame))
+                container.mux(sound_until((index + 1) / fps))
         container.mux(stream.encode())
     return path
 
@@ -182,58 +210,6 @@ def _check_image(image: np.ndarray, shape: tuple[int, ...], index: int) -> None:
         )
     if image.shape != shape:
         raise ValueError(f"frame {index} has shape {image.shape}, the first one had {shape}")
-
-
-@contextmanager
-def _open_video(path: str | Path) -> Iterator[tuple]:
-    """Open a file and its first video stream; a cover picture of a sound file is not one."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"video {path} does not exist")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty (zero bytes)")
-    try:
-        container = av.open(str(path))
-    except FFmpegError as error:
-        raise ValueError(f"{path} is not a readable video: {error.strerror}") from error
-    with container:
-        streams = [
-            stream
-            for stream in container.streams.video
-            if not stream.disposition & Disposition.attached_pic
-        ]
-        if not streams:
-            raise ValueError(f"{path} holds no video stream")
-        streams[0].thread_type = "AUTO"
-        yield container, streams[0]
-
-
-def _count_frames(path: str | Path) -> int:
-    """Count the frames that are really in the file by passing over its packets, undecoded.
-
-    The number in the header also counts what a cut file has lost, and many containers state none.
-    """
-    count = 0
-    # FFmpegError: the end of a cut file; what was counted until there can be decoded.
-    with _open_video(path) as (container, stream), suppress(FFmpegError):
-        for packet in container.demux(stream):
-            count += packet.size > 0 and not packet.is_discard
-    return count
-
-
-def _decode(
-    container: av.container.InputContainer, stream: av.VideoStream
-) -> Iterator[av.VideoFrame]:
-    """Decode to the end, past broken packets; a file that is cut short just ends."""
-    packets = container.demux(stream)  # the last one is empty and drains the decoder
-    while True:
-        try:
-            frames = next(packets).decode()
-        except StopIteration:
-            return
-        except FFmpegError:
-            continue
-        yield from frames
 
 
 def _quarter_turns(frame: av.VideoFrame) -> int:

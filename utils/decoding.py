@@ -1,0 +1,260 @@
+"""Frames out of a video file: the very ones of full decoding, without decoding all of them."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from av.stream import Disposition
+
+#: Decoders whose NONREF leaves out frames that no other frame needs, ever. That of HEVC may leave
+#: out what a higher temporal layer needs, VP9's frames also train the contexts of the next ones.
+SKIPPING = frozenset({"h264", "mpeg4", "mpeg2video", "mpeg1video"})
+#: Packets that a seek has to save: a decoder that starts again works off a queue of about so many.
+WORTH_A_SEEK = 12
+
+
+class _Unexpected(Exception):
+    """The file is not as its packets promised; only full decoding tells its frames."""
+
+
+@dataclass(frozen=True)
+class Packets:
+    """The packets of a video stream in the order of decoding: 18 bytes each, for hours of video.
+
+    Attributes:
+        pts: time of the frame in each packet, in units of the stream, shape (n,).
+        dts: when it is decoded, in the same units, shape (n,).
+        keys: whether decoding can start there, shape (n,).
+        shown: whether the frame is displayed (an edit list may cut it away), shape (n,).
+        regular: every packet has a time of its own, so that a time names a frame.
+    """
+
+    pts: np.ndarray
+    dts: np.ndarray
+    keys: np.ndarray
+    shown: np.ndarray
+    regular: bool
+
+    @property
+    def n_frames(self) -> int:
+        """How many frames are displayed."""
+        return int(self.shown.sum())
+
+    @property
+    def times(self) -> np.ndarray:
+        """Times of the displayed frames in the order of display, shape (n_frames,)."""
+        return np.sort(self.pts[self.shown])
+
+
+@contextmanager
+def open_video(path: str | Path, *, threads: int = 0) -> Iterator[tuple]:
+    """Open a file and its first video stream; a cover picture of a sound file is not one.
+
+    Args:
+        path: video file.
+        threads: of the decoder; 0: as many as FFmpeg thinks fit for this machine.
+    Yields:
+        The container and the stream.
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no video; says why.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"video {path} does not exist")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty (zero bytes)")
+    # torchvision up to 0.25 has FFmpeg report to Python; a decoder that is freed while its threads
+    # report waits for them, and they for Python's lock, which the one that frees it holds.
+    av.logging.set_level(None)
+    try:
+        container = av.open(str(path))
+    except FFmpegError as error:
+        raise ValueError(f"{path} is not a readable video: {error.strerror}") from error
+    with container:
+        streams = [
+            stream
+            for stream in container.streams.video
+            if not stream.disposition & Disposition.attached_pic
+        ]
+        if not streams:
+            raise ValueError(f"{path} holds no video stream")
+        streams[0].thread_type = "AUTO"
+        streams[0].codec_context.thread_count = threads
+        yield container, streams[0]
+
+
+def list_packets(path: str | Path) -> Packets:
+    """Pass over the packets that are really in the file, undecoded.
+
+    The number in the header also counts what a cut file has lost, and many containers state none.
+    """
+    pts, dts, flags, regular, reordered = array("q"), array("q"), bytearray(), True, False
+    # FFmpegError: the end of a cut file; what came until there can be decoded.
+    with open_video(path) as (container, stream), suppress(FFmpegError):
+        for packet in container.demux(stream):
+            if packet.size:
+                regular &= packet.pts is not None
+                pts.append(packet.pts or 0)
+                dts.append(pts[-1] if packet.dts is None else packet.dts)
+                flags.append(packet.is_keyframe + 2 * (not packet.is_discard))
+        reordered = bool(stream.codec_context.has_b_frames)
+    times, bits = np.array(pts, dtype=np.int64), np.array(flags, dtype=np.uint8)
+    regular &= len(np.unique(times)) == len(times)
+    # AVI counts packets; where a decoder changes their order, that is not the time of a frame.
+    regular &= not (reordered and (np.diff(times) > 0).all())
+    return Packets(times, np.array(dts, dtype=np.int64), bits & 1 > 0, bits & 2 > 0, regular)
+
+
+def decode(
+    container: av.container.InputContainer, stream: av.VideoStream
+) -> Iterator[av.VideoFrame]:
+    """Decode to the end, past broken packets; a file that is cut short just ends."""
+    packets = container.demux(stream)  # the last one is empty and drains the decoder
+    while True:
+        try:
+            frames = next(packets).decode()
+        except StopIteration:
+            return
+        except FFmpegError:
+            continue
+        yield from frames
+
+
+def read_frames(
+    path: str | Path, packets: Packets, numbers: Sequence[int] | np.ndarray, *, threads: int = 0
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Decode chosen frames, bit for bit those of full decoding.
+
+    Between two wanted frames the decoder leaves out what no other frame needs, or jumps to the last
+    key frame before the next one. Where that does not give the frames that the packets promised (a
+    container that cannot jump, a damaged file), the rest comes without jumps, and in the end from
+    full decoding.
+
+    Args:
+        path: video file.
+        packets: of `list_packets`.
+        numbers: rising numbers of displayed frames, from 0.
+        threads: see `open_video`.
+    Yields:
+        Number and frame.
+    """
+    given, everything = -1, len(numbers) >= packets.n_frames
+    for worth in (WORTH_A_SEEK, len(packets.pts)) if packets.regular and not everything else ():
+        rest = [int(number) for number in numbers if number > given]
+        with suppress(_Unexpected, FFmpegError), open_video(path, threads=threads) as opened:
+            frames = _chosen(opened, packets, _runs(packets, packets.times[rest], worth))
+            for given, frame in zip(rest, frames, strict=True):
+                yield given, frame
+            return
+    left = {int(number) for number in numbers if number > given}
+    with open_video(path, threads=threads) as (container, stream):
+        for number, frame in _numbered(decode(container, stream), packets):
+            if everything or number in left:
+                yield number, frame
+                if number == max(left) and not everything:
+                    return
+
+
+def _numbered(
+    frames: Iterator[av.VideoFrame], packets: Packets
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Number the frames of full decoding: those that cannot be decoded keep their numbers."""
+    times, number = packets.times, -1
+    for frame in frames:
+        place = -1
+        if packets.regular and frame.pts is not None:
+            place = int(np.searchsorted(times, frame.pts))
+        number = max(number + 1, place)
+        yield number, frame
+
+
+@dataclass
+class _Run:
+    """Packets to decode in one go: from a key frame to the last one that holds a wanted frame."""
+
+    start: int
+    last: int
+    times: list[int]
+
+
+def _runs(packets: Packets, times: np.ndarray, worth: int) -> list[_Run]:
+    """Plan which packets to decode; a jump is made where it saves more than `worth` of them."""
+    order = np.argsort(packets.pts)
+    places = order[np.searchsorted(packets.pts, times, sorter=order)]
+    keys = np.flatnonzero(packets.keys)
+    runs: list[_Run] = []
+    for time, place in zip(times.tolist(), places.tolist()):
+        n_keys = int(np.searchsorted(keys, place, side="right"))
+        # Frames that are shown before the key frame and decoded after it need the one before.
+        while n_keys and packets.pts[keys[n_keys - 1]] > time:
+            n_keys -= 1
+        start = int(keys[n_keys - 1]) if n_keys else 0
+        if start - (runs[-1].last if runs else 0) > worth:
+            runs.append(_Run(start, place, [time]))
+        elif runs:
+            runs[-1].last = max(runs[-1].last, place)
+            runs[-1].times.append(time)
+        else:
+            runs.append(_Run(0, place, [time]))
+    return runs
+
+
+def _chosen(opened: tuple, packets: Packets, runs: list[_Run]) -> Iterator[av.VideoFrame]:
+    """The frames that these runs want; raises _Unexpected where one of them does not come."""
+    container, stream = opened
+    for run in runs:
+        if run.start:
+            # MP4 finds a place by the time of decoding, Matroska by the time of the frame.
+            decoded = packets.dts[run.start] - packets.dts[0] + packets.pts[0]
+            target = max(packets.pts[run.start], decoded)
+            container.seek(int(target), stream=stream)
+        wanted = set(run.times)
+        expected = iter(run.times)
+        for frame in _decode_run(container, stream, packets, run):
+            if frame.is_corrupt:
+                raise _Unexpected
+            if frame.pts in wanted:
+                if frame.pts != next(expected):
+                    raise _Unexpected
+                yield frame
+        if next(expected, None) is not None:
+            raise _Unexpected
+
+
+def _decode_run(
+    container: av.container.InputContainer, stream: av.VideoStream, packets: Packets, run: _Run
+) -> Iterator[av.VideoFrame]:
+    decoder = stream.codec_context
+    skipping = decoder.name in SKIPPING
+    wanted, place = set(run.times), -1
+    for packet in container.demux(stream):
+        if not packet.size:
+            continue
+        if place < 0:  # a seek may come out at an earlier key frame, but never at a later one
+            place = _landing(packets, packet) if run.start else 0
+            if place > run.start or not packet.is_keyframe:
+                raise _Unexpected
+        if packet.pts != packets.pts[place]:
+            raise _Unexpected
+        # The setting goes with the packet, also where several threads decode several packets.
+        decoder.skip_frame = "NONREF" if skipping and packet.pts not in wanted else "DEFAULT"
+        yield from packet.decode()
+        if place == run.last:
+            break
+        place += 1
+    yield from decoder.decode(None)
+
+
+def _landing(packets: Packets, packet: av.Packet) -> int:
+    places = np.flatnonzero(packets.pts == packet.pts)
+    if packet.pts is None or not len(places):
+        raise _Unexpected
+    return int(places[0])

@@ -1,0 +1,205 @@
+"""One image or video in, an answer out: frames → faces → people → REAL, FAKE or UNSURE."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from scipy.special import expit
+
+from utils.artifacts import ARTIFACTS
+from utils.faces import CropRecipe, Face, cut_faces
+from utils.jobs import prefetch
+from utils.media import Frame, open_media
+from utils.people import PERSON, UNSURE, find_people, judge_people, sharpness
+from utils.scoring import BATCH, Judge, score_crops
+from utils.tracks import Linker, look
+
+FACE_COLUMNS = [
+    *ARTIFACTS["inference.csv"].columns,
+    *("probability", "side", "sharpness", "logit"),
+]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is said about one file; `print` it, or `str` it, for a person.
+
+    Attributes:
+        input: the file.
+        decision: REAL, FAKE or UNSURE.
+        score: calibrated P(FAKE), in [0, 1]; the training prior where no face could be judged.
+        reason: why UNSURE, or who decided.
+        faces: one row a face: the columns of inference.csv, then `probability` (of being a face),
+            `side` (pixels where it was cut), `sharpness` and `logit`.
+        people: one row a person, of `find_people`.
+    """
+
+    input: str
+    decision: str
+    score: float
+    reason: str
+    faces: pd.DataFrame = field(repr=False)
+    people: pd.DataFrame = field(repr=False)
+
+    def __str__(self) -> str:
+        name = printable(self.input)
+        if self.faces.empty:
+            return f"{name}: {self.decision}. Not judged: {printable(self.reason)}"
+        seen = f"{len(self.faces)} {'face' if len(self.faces) == 1 else 'faces'}"
+        if self.n_people > 1:
+            seen += f" of {self.n_people} people"
+        reason = f"; {self.reason}" if self.reason else ""
+        return f"{name}: {self.decision}, P(FAKE) {self.score:.2f} ({seen}{reason})"
+
+    @property
+    def n_people(self) -> int:
+        """How many people decided."""
+        return int(self.people["decides"].sum())
+
+    def row(self) -> tuple[str, int, int, float, str, str]:
+        """The row of verdicts.csv."""
+        n_faces = len(self.faces)
+        return (self.input, n_faces, self.n_people, self.score, self.decision, self.reason)
+
+
+def printable(text: str) -> str:
+    """A name from the data on one line, without what would steer a terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def judge_file(
+    judge: Judge,
+    path: str,
+    *,
+    frames_per_video: int = 16,
+    cropped: bool = False,
+    threads: int = 0,
+) -> Answer:
+    """Score every face of one image or video and answer for the whole.
+
+    Args:
+        judge: of `load_judge`.
+        path: an image or a video.
+        frames_per_video: evenly spaced frames that are searched for faces; 0 means all.
+        cropped: the image is a face crop already, so it is scored as it is.
+        threads: of the video decoder; 0: as many as FFmpeg thinks fit.
+    Returns:
+        The answer. A file that cannot be judged has the training prior, UNSURE, and the reason.
+    """
+    try:
+        frames = open_media(path, frames_per_video, threads=threads)
+        faces, reason = _score_faces(judge, path, prefetch(frames), cropped)
+    except ValueError as error:
+        return unjudged(judge, path, str(error).replace(path, Path(path).name))
+    if faces.empty:
+        return unjudged(judge, path, reason)
+    people = find_people(faces, judge.decision)
+    verdict = judge_people(people, judge.decision)
+    return Answer(path, verdict.decision, verdict.score, verdict.reason, faces, people)
+
+
+def unjudged(judge: Judge, path: str, reason: str) -> Answer:
+    """The answer to a file that shows nothing: the training prior, UNSURE, and why."""
+    faces, people = pd.DataFrame(columns=FACE_COLUMNS), pd.DataFrame(columns=PERSON)
+    return Answer(path, UNSURE, judge.prior, reason, faces, people)
+
+
+def _score_faces(
+    judge: Judge, path: str, frames: Iterator[Frame], cropped: bool
+) -> tuple[pd.DataFrame, str]:
+    """The table of faces, and why there are none, or ""."""
+    rows: list[tuple[Any, ...]] = []
+    crops: list[Image.Image] = []
+    logits: list[np.ndarray] = []
+    spare: list[Image.Image] = []  # a few frames, for the case that none has a face
+    linker = Linker()
+    for (number, seconds, image), faces in _cut(judge, frames, cropped):
+        looks = [look(face.crop) for face in faces]
+        tracks = linker.link([face.box for face in faces], looks)
+        for face, track in zip(faces, tracks, strict=True):
+            side = _side(face, image, judge.recipe, cropped)
+            facts = (face.probability, side, sharpness(face.crop))
+            rows.append((path, number, seconds, track, *face.box, *facts))
+            crops.append(face.crop)
+        if not rows and len(spare) < 3:
+            spare.append(image)
+        if len(crops) >= BATCH:
+            logits.append(score_crops(judge, crops))
+            crops = []
+    if not rows:
+        return pd.DataFrame(columns=FACE_COLUMNS), _why_no_face(judge, spare)
+    logits.append(score_crops(judge, crops))
+    table = pd.DataFrame(rows, columns=FACE_COLUMNS[:8] + FACE_COLUMNS[9:-1])
+    table["logit"] = np.concatenate(logits)
+    table["score"] = expit(table["logit"] / judge.decision["temperature"])
+    return table[FACE_COLUMNS], ""
+
+
+def _cut(
+    judge: Judge, frames: Iterator[Frame], cropped: bool
+) -> Iterator[tuple[Frame, list[Face]]]:
+    for frame in frames:
+        image = frame[2]
+        if cropped:
+            whole = (0.0, 0.0, float(image.width), float(image.height))
+            yield frame, [Face(whole, 1.0, image)]
+        else:
+            yield frame, cut_faces(judge.detector, image, judge.recipe)
+
+
+def _side(face: Face, image: Image.Image, recipe: CropRecipe, cropped: bool) -> float:
+    """Shorter side of a face in pixels of the frame that it was cut from."""
+    x1, y1, x2, y2 = face.box
+    if cropped:  # how large it was before it was cut is not known
+        return float(recipe.image_size)
+    return min(x2 - x1, y2 - y1) * recipe.shrunk(*image.size)[0] / image.width
+
+
+def _why_no_face(judge: Judge, images: list[Image.Image]) -> str:
+    """Look again at twice the size: a face that appears then was only too small."""
+    for image in images:
+        width, height = judge.recipe.shrunk(*image.size)
+        if min(image.size) < judge.detector.min_face_size:
+            return f"no face can be seen in {image.width} x {image.height} pixels"
+        size = (min(2 * width, image.width), min(2 * height, image.height))
+        if size == (width, height) or min(size) < judge.detector.min_face_size:
+            continue
+        boxes, _ = judge.detector.detect(image.resize(size, Image.Resampling.BICUBIC))
+        if boxes is not None:
+            scale = image.width / size[0]
+            side = scale * max(min(x2 - x1, y2 - y1) for x1, y1, x2, y2 in boxes)
+            needed = judge.detector.min_face_size * image.width / width
+            return f"faces too small: {side:.0f} pixels, about {needed:.0f} are needed"
+    return "no face found"
+
+
+def recut(
+    judge: Judge,
+    answer: Answer,
+    faces: pd.DataFrame,
+    *,
+    frames_per_video: int,
+    cropped: bool = False,
+) -> list[Image.Image]:
+    """The crops of some rows of `answer.faces` again, to be looked at: they are not kept.
+
+    Args:
+        judge: that gave the answer.
+        answer: of `judge_file`.
+        faces: rows of `answer.faces`.
+        frames_per_video, cropped: as then.
+    Returns:
+        One crop a row, in order.
+    """
+    found: dict[tuple, Image.Image] = {}
+    wanted = set(faces["frame"])
+    frames = (f for f in open_media(answer.input, frames_per_video) if f[0] in wanted)
+    for (number, _, _), cut in _cut(judge, frames, cropped):
+        found |= {(number, face.box[0], face.box[1]): face.crop for face in cut}
+    return [found[key] for key in faces[["frame", "x1", "y1"]].itertuples(index=False, name=None)]

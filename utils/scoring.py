@@ -1,0 +1,116 @@
+"""A trained model with all that it takes to score faces as they were evaluated."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from utils.artifacts import check_fields
+from utils.engine import predict
+from utils.faces import CropRecipe, load_detector
+from utils.models import load_model, model_transform
+from utils.transforms import Transform
+
+#: Crops that are scored at once, and that wait for it at most: memory does not grow with a video.
+BATCH = 32
+#: The rule before 04 has chosen one: uncalibrated, half, nothing withheld.
+UNDECIDED = {
+    "temperature": 1.0,
+    "threshold": 0.5,
+    "rule": "none: 04_evaluate has not run",
+    "aggregation": "mean_logit",
+    "abstention": None,
+}
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A model with all that it takes to judge a file as it was evaluated.
+
+    Attributes:
+        model: two logits, REAL and FAKE; batch norms folded into the convolutions before them.
+        transform: the model's own eval transform.
+        detector: the face detector that cut the training crops.
+        recipe: how it cut them.
+        decision: temperature, threshold, rule, aggregation and abstention band, chosen on val.
+        prior: share of FAKE videos in training, the answer where nothing can be seen.
+        device: where the model runs.
+        folder: where it was loaded from, for other processes.
+    """
+
+    model: torch.nn.Module
+    transform: Transform
+    detector: Any
+    recipe: CropRecipe
+    decision: dict[str, Any]
+    prior: float
+    device: torch.device
+    folder: Path
+
+
+def load_judge(folder: str | Path, *, device: torch.device) -> Judge:
+    """Load a model folder with its decision rule and its crop recipe.
+
+    Raises:
+        FileNotFoundError: the folder holds no model.
+        ValueError: it is no model of this kind.
+    """
+    model, extra = load_model(folder)
+    decision: dict[str, Any] = UNDECIDED
+    chosen = Path(folder) / "decision.json"
+    if chosen.is_file():
+        decision = json.loads(chosen.read_text(encoding="utf-8"))
+        check_fields("model/decision.json", decision, chosen)
+    recipe = CropRecipe.from_dict(extra.get("crop_recipe", {}))
+    transform = model_transform(model)
+    return Judge(
+        model=fold_batch_norms(model).to(device).to(memory_format=torch.channels_last),
+        transform=transform,
+        detector=load_detector(recipe, device),
+        recipe=recipe,
+        decision=decision,
+        prior=float(extra.get("prior", 0.5)),
+        device=device,
+        folder=Path(folder),
+    )
+
+
+def fold_batch_norms(model: torch.nn.Module) -> torch.nn.Module:
+    """Put each batch norm into the convolution before it, in place: the same scores, sooner.
+
+    Only where the one directly follows the other, as in all EfficientNets. What a norm of timm
+    does besides (its activation) stays.
+    """
+    for parent in list(model.modules()):
+        before: torch.nn.Module | None = None
+        for name, child in list(parent.named_children()):
+            if isinstance(child, torch.nn.Identity):
+                continue
+            if (
+                isinstance(child, torch.nn.BatchNorm2d)
+                and isinstance(before, torch.nn.Conv2d)
+                and before.out_channels == child.num_features
+            ):
+                mean, variance = child.running_mean, child.running_var
+                assert mean is not None and variance is not None
+                before.weight, before.bias = fuse_conv_bn_weights(
+                    before.weight, before.bias, mean, variance, child.eps, child.weight, child.bias
+                )
+                parent.add_module(name, getattr(child, "act", torch.nn.Identity()))
+            before = child
+    return model.eval()
+
+
+def score_crops(judge: Judge, crops: Iterable[Image.Image]) -> np.ndarray:
+    """The logit of FAKE of each crop, shape (n,), before calibration."""
+    images = [judge.transform(crop) for crop in crops]
+    batches = [(torch.stack(images[i : i + BATCH]), 0, 0) for i in range(0, len(images), BATCH)]
+    return predict(judge.model, batches, device=judge.device, progress=False)  # type: ignore[arg-type]
