@@ -189,3 +189,11 @@ def test_memory_does_not_grow_with_the_length(tmp_path):
             frames, peaks[seconds, n] = map(int, run.stdout.split())
             assert frames == (n or seconds)
     assert max(peaks.values()) - min(peaks.values()) < 30  # MiB; the frames are 126 MiB
+
+
+def test_ffmpeg_reports_nothing_to_python(tmp_path):
+    """A decoder freed while its threads report would wait for them for ever."""
+    path = write(tmp_path / "a.mp4", "libx264", {})
+    av.logging.set_level(av.logging.ERROR)  # as torchvision up to 0.25 does
+    next(sample_frames(path, 3))
+    assert av.logging.get_level() is None

@@ -71,6 +71,9 @@ def open_video(path: str | Path, *, threads: int = 0) -> Iterator[tuple]:
         raise FileNotFoundError(f"video {path} does not exist")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty (zero bytes)")
+    # torchvision up to 0.25 has FFmpeg report to Python; a decoder that is freed while its threads
+    # report waits for them, and they for Python's lock, which the one that frees it holds.
+    av.logging.set_level(None)
     try:
         container = av.open(str(path))
     except FFmpegError as error:
