@@ -40,7 +40,7 @@ WORKING_LIMIT = 20e9  # bytes of /kaggle/working
 #: Smaller than the demo: what is checked is where things lie, not how well they are learnt. Two
 #: processes stand for the two GPUs.
 SMALLER: dict[str, dict[str, Any]] = {
-    "00_extract_faces": {},
+    "00_extract_faces": {"FRAMES_PER_VIDEO": 3},
     "03_train": {"EPOCHS": 3, "PROCESSES": 2},
     "04_evaluate": {"RESAMPLES": 100, "ROBUSTNESS_CROPS": 60, "HEAT_MAPS": 1, "MASKS": ""},
     "05_inference": {"MAX_EXAMPLES": 3, "FRAMES_PER_VIDEO": 4},
