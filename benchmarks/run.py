@@ -17,11 +17,14 @@ from types import ModuleType
 from benchmarks import (
     bootstrap_cost,
     bootstrap_coverage,
+    detection,
+    extraction,
     fit_speed,
     index_cost,
     judging,
     loader_growth,
     loader_speed,
+    sampling,
 )
 from utils.artifacts import atomic_path
 
@@ -29,6 +32,7 @@ MODULES = (
     judging,
     *(index_cost, loader_speed, loader_growth, fit_speed),
     *(bootstrap_cost, bootstrap_coverage),
+    *(sampling, detection, extraction),
 )
 RESULT = Path("outputs/bench.json")
 

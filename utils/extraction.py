@@ -109,6 +109,8 @@ def extract_faces(
                     )
                     jobs.append(_Job(row["video"], row["path"], how, bool(fakes), pair))
             for record in _run(jobs, workers, scheduler):
+                if fakes is not False:  # only fakes ask where the faces of another video are
+                    record = record | {"places": []}
                 records[record["video"]] = record
                 bar.update()
         boxes = [(row["video"], *face) for row in rows for face in records[row["video"]]["faces"]]
@@ -195,6 +197,9 @@ def _extract(job: _Job) -> dict[str, Any]:
     record, made = _blank(job), folder / PARTIAL / job.video
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir(parents=True)
+    torch_threads = torch.get_num_threads()
+    # The other cores decode meanwhile: two teams of threads would wait for each other.
+    torch.set_num_threads(1)
     try:
         key = job.key
         info = probe(job.path)
@@ -207,6 +212,8 @@ def _extract(job: _Job) -> dict[str, Any]:
         record["key"] = key
     except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: of the detector
         record |= {"reason": str(error), "note": ""}
+    finally:
+        torch.set_num_threads(torch_threads)
     record["seconds"] = time.perf_counter() - start
     write_record(folder, made, record)
     shutil.rmtree(made, ignore_errors=True)
