@@ -21,7 +21,7 @@ USUAL, FALL, ALIKE = 0.75, 0.4, 0.7
 #: How much of the cost is the distance to where the track was going, not to where it was.
 AHEAD = 0.7
 #: Cost of having been out of sight.
-AWAY = 0.15
+AWAY = 0.2
 
 
 def look(crop: Image.Image) -> np.ndarray:
