@@ -40,7 +40,7 @@ def test_one_fake_person_of_two_makes_the_video_fake_and_is_named():
     assert people["decision"].tolist() == ["REAL", "FAKE"]
     assert verdict.decision == "FAKE"
     assert verdict.score == pytest.approx(expit(2))  # not the mean of the two, 0.5
-    assert "person 2 of 2" in verdict.reason
+    assert "person 2, one of 2, looks fake" in verdict.reason
 
 
 def test_two_real_people_are_real():

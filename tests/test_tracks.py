@@ -52,6 +52,17 @@ def test_another_person_at_the_same_place_is_another_track():
     assert linked(frames, [[ANNA], [BEN], [ANNA]]) == [[1], [2], [1]]
 
 
+def test_people_who_change_places_between_two_frames_are_told_apart_by_their_looks():
+    frames = [[box(10), box(300)]] * 4
+    swapped = [[ANNA, BEN], [ANNA, BEN], [BEN, ANNA], [BEN, ANNA]]
+    assert linked(frames, swapped) == [[1, 2], [1, 2], [2, 1], [2, 1]]
+
+
+def test_person_who_turns_the_head_stays_the_same_one():
+    turned = [[unit(1, 0.25 * i)] for i in range(8)]  # in the end like 0.5 to the first look
+    assert linked([[box(10 + i)] for i in range(8)], turned) == [[1]] * 8
+
+
 def test_nearest_pairs_are_taken_together_and_not_one_by_one():
     # Greedily the second face (10 away) would take track 1, and the first could join nothing.
     frames = [[box(100), box(170)], [box(30), box(110)]]

@@ -23,8 +23,9 @@ from utils.layouts import index_videos
 from utils.runtime import get_device, output_folder
 from utils.scoring import Judge, load_judge
 
-#: Files that are judged at once in one process: while one is decoded, another is scored.
-IN_FLIGHT = 4
+#: Fewest and most files that are judged at once in one process, by its cores: while one is decoded,
+#: another is scored, and the last ones end together.
+IN_FLIGHT = (4, 16)
 #: From so many files on, processes that load the model first are worth it on a CPU.
 MANY = 64
 #: P(FAKE) in submission.csv lies within this: the log loss of one sure mistake is then 4.6 at most.
@@ -139,7 +140,8 @@ def judge_files(
 
 def _judge_here(judge: Judge, work: Sequence[_Work], frames_per_video: int) -> Iterator[_Result]:
     """Several files at once in threads: while one is decoded, others are searched and scored."""
-    at_once = min(IN_FLIGHT, os.cpu_count() or 1, len(work))
+    fewest, most = IN_FLIGHT
+    at_once = min(max(fewest, min(most, os.cpu_count() or 1)), len(work))
     if at_once < 2:
         yield from ((n, judge_file(judge, p, frames_per_video=frames_per_video, cropped=c))
                     for n, p, c in work)  # fmt: skip

@@ -114,7 +114,7 @@ def judge_people(people: pd.DataFrame, decision: Mapping[str, Any]) -> Verdict:
         prefix = f"person {who['track']}: " if several else ""
         reasons.append(prefix + _why_unsure(who, decision))
     elif several and decision_of_all == CLASSES[1]:
-        reasons.append(f"person {who['track']} of {len(deciding)} looks fake")
+        reasons.append(f"person {who['track']}, one of {len(deciding)}, looks fake")
     aside = people[~people["decides"] & (people["score"] >= decision["threshold"])]
     for other in aside.itertuples():
         reasons.append(f"person {other.track} scores {other.score:.2f}, not counted: {other.note}")

@@ -14,11 +14,14 @@ from utils.faces import Box
 
 #: A face is near a track within so many sides of the face, and of its size within such a factor.
 REACH, GROWTH = 2.0, 2.0
-#: Two looks of one person correlate by 0.7 to 0.9 from frame to frame, of two people by 0.2 to 0.6:
-#: below UNLIKE a near face is another person, from ALIKE on a far one is the same (after a cut).
-UNLIKE, ALIKE = 0.2, 0.7
+#: Two looks of one person correlate by USUAL from frame to frame (0.66 to 0.94 in real videos), of
+#: two people by 0.1 to 0.6. A near face that falls short of the usual of its track by FALL is
+#: another person; one that is ALIKE is the same wherever it is (as after a cut).
+USUAL, FALL, ALIKE = 0.75, 0.4, 0.7
 #: How much of the cost is the distance to where the track was going, not to where it was.
 AHEAD = 0.7
+#: Cost of having been out of sight.
+AWAY = 0.2
 
 
 def look(crop: Image.Image) -> np.ndarray:
@@ -41,11 +44,13 @@ class _Track:
     frame: int
     step: np.ndarray  # the way of its centre from one frame to the next
     look: np.ndarray | None
+    usual: float = USUAL
 
     def see(self, place: np.ndarray, frame: int, look: np.ndarray | None) -> None:
         self.step = (place - self.place)[:2] / (frame - self.frame)
         self.place, self.frame = place, frame
         if look is not None and self.look is not None:
+            self.usual += (float(look @ self.look) - self.usual) / 4
             mixed = self.look + look
             self.look = mixed / max(float(np.linalg.norm(mixed)), 1e-6)
 
@@ -58,11 +63,12 @@ class _Track:
         missed = float(np.hypot(*(place[:2] - self.place[:2] - step))) / side
         near = min(gone, missed) <= REACH
         near &= 1 / GROWTH <= place[2] / self.place[2] <= GROWTH
-        cost = AHEAD * missed + (1 - AHEAD) * gone
+        # Of two that fit alike, the one who was there a frame ago.
+        cost = AHEAD * missed + (1 - AHEAD) * gone + AWAY * (frame > self.frame + 1)
         if look is None or self.look is None:
             return cost if near else np.inf
         alike = float(look @ self.look)
-        if near and alike >= UNLIKE:
+        if near and alike >= min(self.usual - FALL, ALIKE):
             return cost + 1 - alike
         return 3 * REACH + 1 - alike if alike >= ALIKE else np.inf  # near ones go first
 
