@@ -22,6 +22,7 @@ from benchmarks import (
     bootstrap_cost,
     bootstrap_coverage,
     detection,
+    evaluation_cost,
     extraction,
     fit_speed,
     index_cost,
@@ -36,7 +37,7 @@ from utils.runtime import device_name, get_device, versions
 MODULES = (
     judging,
     *(index_cost, loader_speed, loader_growth, fit_speed),
-    *(bootstrap_cost, bootstrap_coverage),
+    *(bootstrap_cost, bootstrap_coverage, evaluation_cost),
     *(sampling, detection, extraction),
 )
 RESULT = Path("outputs/bench.json")

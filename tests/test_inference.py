@@ -24,8 +24,14 @@ from utils.inference import (
 )
 from utils.judging import judge_file, recut
 from utils.loading import make_loader
-from utils.models import build_model, load_model, model_transform, save_model
-from utils.scoring import fold_batch_norms, load_judge, score_crops
+from utils.models import (
+    build_model,
+    fold_batch_norms,
+    load_model,
+    model_transform,
+    save_model,
+)
+from utils.scoring import load_judge, score_crops
 from utils.video import write_video
 
 CPU = torch.device("cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from utils.artifacts import ARTIFACTS
 from utils.checkpoints import load_checkpoint
 from utils.feeding import CropSet
 from utils.launch import is_launched, process_count, run_processes
+from utils.models import fold_batch_norms
 from utils.precision import mixed_precision
 from utils.recipes import TrainConfig
 from utils.trainer import train
@@ -174,7 +176,8 @@ def predict(
 ) -> np.ndarray:
     """The logit of FAKE for every crop: log P(FAKE) - log P(REAL), before calibration.
 
-    On a CPU in float32: a score should not depend on what a measurement found faster.
+    On a CPU in float32: a score should not depend on what a measurement found faster. There, a copy
+    of the model computes, its batch norms folded, which is a quarter faster.
 
     Args:
         model: two logits, REAL and FAKE.
@@ -183,6 +186,8 @@ def predict(
     Returns:
         shape (n,), in the order of the loader's rows.
     """
+    if device.type == "cpu" and any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules()):
+        model = fold_batch_norms(copy.deepcopy(model))
     model = model.to(device).to(memory_format=torch.channels_last).eval()
     precision = "no" if device.type == "cpu" else mixed_precision(device)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float16

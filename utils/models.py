@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models import load_state_dict, save_for_hf
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from utils.artifacts import CLASSES
 from utils.transforms import Transform, eval_transform
@@ -251,3 +252,29 @@ def _in_words(value: Any) -> str:
     if isinstance(value, list | tuple):
         return " to ".join(map(str, value))
     return str(value).replace("|", "\\|")
+
+
+def fold_batch_norms(model: torch.nn.Module) -> torch.nn.Module:
+    """Put each batch norm into the convolution before it, in place: the same scores, sooner.
+
+    Only where the one directly follows the other, as in all EfficientNets. What a norm of timm
+    does besides (its activation) stays.
+    """
+    for parent in list(model.modules()):
+        before: torch.nn.Module | None = None
+        for name, child in list(parent.named_children()):
+            if isinstance(child, torch.nn.Identity):
+                continue
+            if (
+                isinstance(child, torch.nn.BatchNorm2d)
+                and isinstance(before, torch.nn.Conv2d)
+                and before.out_channels == child.num_features
+            ):
+                mean, variance = child.running_mean, child.running_var
+                assert mean is not None and variance is not None
+                before.weight, before.bias = fuse_conv_bn_weights(
+                    before.weight, before.bias, mean, variance, child.eps, child.weight, child.bias
+                )
+                parent.add_module(name, getattr(child, "act", torch.nn.Identity()))
+            before = child
+    return model.eval()

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from utils.artifacts import check_fields
 from utils.engine import predict
 from utils.faces import CropRecipe, load_detector
-from utils.models import load_model, model_transform
+from utils.models import fold_batch_norms, load_model, model_transform
 from utils.transforms import Transform
 
 #: Crops that are scored at once, and that wait for it at most: memory does not grow with a video.
@@ -81,32 +80,6 @@ def load_judge(folder: str | Path, *, device: torch.device) -> Judge:
         device=device,
         folder=Path(folder),
     )
-
-
-def fold_batch_norms(model: torch.nn.Module) -> torch.nn.Module:
-    """Put each batch norm into the convolution before it, in place: the same scores, sooner.
-
-    Only where the one directly follows the other, as in all EfficientNets. What a norm of timm
-    does besides (its activation) stays.
-    """
-    for parent in list(model.modules()):
-        before: torch.nn.Module | None = None
-        for name, child in list(parent.named_children()):
-            if isinstance(child, torch.nn.Identity):
-                continue
-            if (
-                isinstance(child, torch.nn.BatchNorm2d)
-                and isinstance(before, torch.nn.Conv2d)
-                and before.out_channels == child.num_features
-            ):
-                mean, variance = child.running_mean, child.running_var
-                assert mean is not None and variance is not None
-                before.weight, before.bias = fuse_conv_bn_weights(
-                    before.weight, before.bias, mean, variance, child.eps, child.weight, child.bias
-                )
-                parent.add_module(name, getattr(child, "act", torch.nn.Identity()))
-            before = child
-    return model.eval()
 
 
 def score_crops(judge: Judge, crops: Iterable[Image.Image]) -> np.ndarray:

@@ -1,0 +1,68 @@
+"""What 04 pays to score crops, and corrupted ones, beside the forward passes that this needs.
+
+The baseline is the plain network (channels_last, float32, batch norms as trained) on batches of
+random numbers that lie in memory, as many images as 04 scores, and decoding each crop once. Ours
+decodes, corrupts, transforms and batches; on a CPU it also folds batch norms into convolutions,
+which is why it can come out below one.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from benchmarks.crops import bench_crops
+from utils.engine import predict
+from utils.loading import default_workers, load_crop, make_loader
+from utils.models import build_model, model_transform
+from utils.robustness import conditions, corrupted_loader
+from utils.runtime import get_device
+
+MODEL, SIZE, BATCH = "tf_efficientnetv2_s.in1k", 224, 64
+#: Crops scored once, crops scored under every corruption, paired runs.
+CLEAN, CORRUPTED, RUNS = 128, 16, 3
+
+
+def ours(model: torch.nn.Module, paths: list[str]) -> float:
+    """Seconds of what 04 does."""
+    transform, workers, device = model_transform(model), default_workers(), get_device()
+    start = time.perf_counter()
+    loader = make_loader(
+        paths[:CLEAN], [0] * CLEAN, transform, batch_size=BATCH, num_workers=workers
+    )
+    predict(model, loader, device=device, progress=False)
+    rows = pd.DataFrame({"dataset": "", "video": paths[:CORRUPTED], "face": 1, "frame": 0})
+    loader, _ = corrupted_loader(rows, paths[:CORRUPTED], transform, num_workers=workers)
+    predict(model, loader, device=device, progress=False)
+    return time.perf_counter() - start
+
+
+@torch.inference_mode()
+def bare(model: torch.nn.Module, paths: list[str]) -> float:
+    """Seconds of the forward passes, and of decoding each crop once."""
+    device = get_device()
+    model = model.to(device).to(memory_format=torch.channels_last).eval()
+    images = torch.randn(BATCH, 3, SIZE, SIZE, device=device).to(memory_format=torch.channels_last)
+    start = time.perf_counter()
+    for path in paths[:CLEAN] + paths[:CORRUPTED]:
+        load_crop(path)
+    left = CLEAN + CORRUPTED * len(conditions())
+    while left > 0:
+        model(images[: min(left, BATCH)]).cpu()
+        left -= BATCH
+    return time.perf_counter() - start
+
+
+def measure() -> list[tuple[float, float]]:
+    """(seconds of ours, of the bare work) of each paired run."""
+    with tempfile.TemporaryDirectory() as name:
+        paths = bench_crops(Path(name))
+        model = build_model(MODEL, image_size=SIZE, pretrained=False)
+        return [(ours(model, paths), bare(model, paths)) for _ in range(RUNS)]
+
+
+NAME, BASELINE, UNIT = f"scoring in 04, V2-S, {SIZE} px", "forward passes and decoding", "s"
