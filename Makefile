@@ -3,18 +3,19 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
+KAGGLE_VENV := .venv-kaggle
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
 # The recipe of `run` reads these from its environment, so blanks and quotes in them survive.
-export DATA OUTPUT SET FROM TO ONLY BENCH_DATA INPUT MODEL
+export DATA OUTPUT SET FROM TO ONLY BENCH_DATA INPUT MODEL OWNER
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run predict test lint bench clean
+.PHONY: help setup run predict test lint bench clean kaggle-stage kaggle-push kaggle-check
 .DELETE_ON_ERROR:
 
 help: ## list the targets
 	@echo "usage: make TARGET [VARIABLE=VALUE ...]"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: $(VENV)/.installed ## all notebooks: demo data, or DATA=folder [OUTPUT= SET="03_train.EPOCHS=2" FROM= TO=]
 	@$(PY) -m utils.pipeline --data "$$DATA" --output "$$OUTPUT" --set "$$SET" \
@@ -35,6 +36,15 @@ lint: $(VENV)/.installed-dev ## ruff, format, stripped notebooks, types
 bench: $(VENV)/.installed ## ratios against peers and limits, into outputs/bench.json [ONLY=loader BENCH_DATA=]
 	@$(PY) -m benchmarks.run
 
+kaggle-stage: $(VENV)/.installed ## build/kaggle: the notebooks as Kaggle kernels, and utils as a data set; OWNER=name
+	@$(PY) -m utils.kaggle stage --owner "$$OWNER"
+
+kaggle-push: $(VENV)/.installed-dev ## stage them and push them in order; OWNER=name [ARGS=--dry-run]
+	@$(PY) -m utils.kaggle push --owner "$$OWNER" $(ARGS)
+
+kaggle-check: $(VENV)/.installed $(KAGGLE_VENV)/.installed ## run the kernels in a replica of Kaggle [ARGS="--form old"]
+	@$(PY) -m tests.kaggle_replica.check $(ARGS)
+
 setup: $(VENV)/.installed-dev ## .venv with everything, which the others do by themselves
 
 clean: ## remove caches, outputs/demo and outputs/test; keeps .venv and all other outputs
@@ -53,6 +63,16 @@ $(VENV)/.installed: requirements.txt
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	@touch $@.new
 	@$(PY) -m pip install --disable-pip-version-check -r requirements-dev.txt
+	@mv $@.new $@
+
+# Kaggle runs Python 3.12; where there is none, the replica takes the project's.
+$(KAGGLE_VENV)/.installed: tests/kaggle_replica/requirements.txt
+	@echo "Installing Kaggle's versions into $(KAGGLE_VENV) (some minutes and 6 GB the first time)"
+	@$(KAGGLE_VENV)/bin/python -m pip --version >/dev/null 2>&1 || \
+		for python in python3.12 $$HOME/.pyenv/versions/3.12*/bin/python $(PYTHON); do \
+			$$python -m venv --clear $(KAGGLE_VENV) 2>/dev/null && break; done
+	@touch $@.new
+	@$(KAGGLE_VENV)/bin/python -m pip install --disable-pip-version-check -r $<
 	@mv $@.new $@
 
 define check_python

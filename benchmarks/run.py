@@ -1,5 +1,7 @@
 """Run every benchmark and write `outputs/bench.json`: `make bench`, or some: `ONLY=loader`.
 
+The lines that it prints are those of the table in README.md beside this file.
+
 Each module here offers BENCHMARKS: name, baseline, unit and a function that gives a pair (ours,
 baseline) for each paired run on this machine; one that has a single benchmark may have NAME,
 BASELINE, UNIT and `measure` instead.
@@ -7,8 +9,10 @@ BASELINE, UNIT and `measure` instead.
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
+import platform
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +31,7 @@ from benchmarks import (
     sampling,
 )
 from utils.artifacts import atomic_path
+from utils.runtime import device_name, get_device, versions
 
 MODULES = (
     judging,
@@ -43,9 +48,17 @@ def offered(module: ModuleType) -> Sequence[tuple]:
     return getattr(module, "BENCHMARKS", None) or [tuple(getattr(module, n) for n in alone)]
 
 
+def machine() -> str:
+    """Device, cores, system, versions and day, for the heading of a table."""
+    facts = [device_name(get_device()), f"{os.cpu_count()} cores", platform.machine()]
+    facts += [f"{name} {version}" for name, version in versions().items()]
+    return ", ".join([*facts, str(datetime.date.today())])
+
+
 def main() -> None:
     rows = []
     only = os.environ.get("ONLY", "")
+    print(f"{machine()}\n\n| ours | beside | unit | ratio (range) | pairs |\n|---|---|---|---|---|")
     for name, baseline_name, unit, measure in (b for module in MODULES for b in offered(module)):
         if only not in name:
             continue
@@ -54,8 +67,9 @@ def main() -> None:
         ours, baseline = (statistics.median(column) for column in zip(*pairs))
         ratio = statistics.median(ratios)
         print(
-            f"{name}: {ours:.3f} {unit}; {baseline_name}: {baseline:.3f}; "
-            f"ratio {ratio:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f} in {len(pairs)} paired runs)"
+            f"| {name}: {ours:.4g} | {baseline_name}: {baseline:.4g} | {unit} "
+            f"| **{ratio:.2f}** ({ratios[0]:.2f} to {ratios[-1]:.2f}) | {len(pairs)} |",
+            flush=True,
         )
         rows.append(
             {

@@ -47,12 +47,12 @@ def alone(videos, tmp_path_factory):
 
 
 @contextmanager
-def cluster():
+def cluster(folder, python_path=ROOT):
     """A scheduler and two workers on this machine, in processes of their own."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(python_path), "OMP_NUM_THREADS": "1"}
     where = ["--host", "127.0.0.1", "--port", address.rpartition(":")[2]]
     alone = ["--nthreads", "1", "--no-nanny", "--no-dashboard"]
     commands = [
@@ -61,7 +61,10 @@ def cluster():
     ]
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "dask", *command], env=environment, stderr=subprocess.DEVNULL
+            [sys.executable, "-m", "dask", *command],
+            env=environment,
+            cwd=folder,
+            stderr=subprocess.DEVNULL,
         )
         for command in commands
     ]
@@ -103,10 +106,18 @@ def check(report, videos, folder, alone, killed):
 
 def test_a_killed_dask_worker_loses_nothing(videos, alone, tmp_path):
     folder = tmp_path / "faces"
-    with cluster() as (address, workers):
+    with cluster(tmp_path) as (address, workers):
         killed = kill_half_way(folder, lambda: workers)
         report = extract_faces(videos, folder, scheduler=address, progress=False)
     check(report, videos, folder, alone, killed)
+
+
+def test_workers_that_do_not_find_the_project_are_told_how_to(videos, tmp_path):
+    with (
+        cluster(tmp_path, python_path="") as (address, _),
+        pytest.raises(ImportError, match="PYTHONPATH=path/to/the/project"),
+    ):
+        extract_faces(videos[:1], tmp_path / "faces", scheduler=address, progress=False)
 
 
 def test_a_killed_local_process_loses_nothing(videos, alone, tmp_path):

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from utils import handover
 from utils.artifacts import ARTIFACTS, read_json, read_table
 from utils.decisions import pool_logits
 from utils.inference import judge_files
@@ -59,6 +60,12 @@ def test_split_leaks_nothing(demo):
     shares = index.drop_duplicates("video")["split"].value_counts(normalize=True)
     assert shares["train"] == pytest.approx(0.70, abs=0.04)
     assert shares["test"] == pytest.approx(0.15, abs=0.04)
+
+
+def test_an_index_that_is_made_without_01_is_that_of_01(demo, tmp_path):
+    handover.ensure_index(demo / "faces", tmp_path)
+    for name in handover.INDEX:
+        assert (tmp_path / name).read_bytes() == (demo / name).read_bytes()
 
 
 def test_every_crop_of_val_and_test_is_predicted_in_the_order_of_the_index(demo):

@@ -239,6 +239,19 @@ def test_a_stopped_run_goes_on_where_it_was(videos, tmp_path, monkeypatch):
     assert same_tree(folder, fresh)
 
 
+def test_a_video_that_kills_every_process_leaves_no_crops_of_another_run(
+    videos, tmp_path, monkeypatch
+):
+    run(videos[:1], tmp_path / "faces")
+    monkeypatch.setattr(
+        "utils.extraction.run_jobs", lambda function, jobs, lost, **_: map(lost, jobs)
+    )
+    report = run(videos[:1], tmp_path / "faces", frames_per_video=3)
+    assert "died again and again" in report.loc["519", "reason"]
+    assert names(tmp_path / "faces") == TABLES
+    assert len(read_table(tmp_path, "faces/metadata.csv")) == 1
+
+
 def test_processes_write_what_one_process_writes(videos, extracted, tmp_path):
     report = run(videos, tmp_path / "faces", frames_per_video=4, workers=2)
     assert same_tree(tmp_path / "faces", extracted[0])
@@ -257,9 +270,11 @@ def test_the_recipe_lies_beside_the_crops(videos, tmp_path):
 # --- pairs ----------------------------------------------------------------------------------------
 
 
-def test_a_paired_fake_is_cut_at_the_faces_of_its_original(videos, tmp_path):
+@pytest.mark.parametrize("align", [False, True])
+def test_a_paired_fake_is_cut_at_the_faces_of_its_original(videos, tmp_path, align):
     """The fake shows two people, its original one: one is cut, where the original has it."""
-    report = run(videos[:2], tmp_path / "faces", paired=True)
+    pairs = {"paired": True, "recipe": CropRecipe(align=align)}
+    report = run(videos[:2], tmp_path / "faces", **pairs)
     assert report["n_faces"].tolist() == [2, 2]
     assert report["note"].tolist() == ["", ""]
     boxes = read_table(tmp_path, "faces/boxes.csv").drop(columns="video")
@@ -269,8 +284,9 @@ def test_a_paired_fake_is_cut_at_the_faces_of_its_original(videos, tmp_path):
         assert real.name == fake.name
         difference = np.asarray(Image.open(real)).astype(int) - np.asarray(Image.open(fake))
         assert np.abs(difference).mean() < 3
-    assert run(videos[:2], tmp_path / "faces", paired=True)["kept"].all()
-    assert run(videos[:2], tmp_path / "faces")["kept"].tolist() == [True, False]
+    assert run(videos[:2], tmp_path / "faces", **pairs)["kept"].all()
+    alone = run(videos[:2], tmp_path / "faces", recipe=CropRecipe(align=align))
+    assert alone["kept"].tolist() == [True, False]
 
 
 def test_what_cannot_be_paired_is_cut_at_its_own_faces_and_says_so(videos, tmp_path):

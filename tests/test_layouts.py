@@ -459,6 +459,12 @@ def test_a_damaged_table_of_labels_is_named(tmp_path, text):
         find_datasets(tmp_path)
 
 
+def test_a_table_of_labels_without_labels_says_what_it_needs(tmp_path):
+    labelled(tmp_path, "name,label\na.mp4,REAL\n", "a.mp4")
+    with pytest.raises(ValueError, match=r"labels\.csv: columns filename and label .*found: name"):
+        find_datasets(tmp_path)
+
+
 # --- raw videos: FaceForensics++ as a whole -------------------------------------------------------
 
 

@@ -180,7 +180,9 @@ def test_few_sources_and_the_weakest_group_are_said():
                                     "C": {"n": 1, "roc_auc": NONE}}}  # fmt: skip
     sentences = dict(answers(metrics))
     assert any("12 source videos" in sentence for sentence in sentences["How sure are we?"])
-    assert any("Weakest method: B" in sentence for sentence in sentences["Where does it fail?"])
+    assert any(
+        "Weakest group by method: B" in sentence for sentence in sentences["Where does it fail?"]
+    )
 
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(1)>'

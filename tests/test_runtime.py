@@ -1,6 +1,7 @@
 """Where the process runs, what it computes on, and from which seed."""
 
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -52,7 +53,8 @@ def test_a_file_in_place_of_the_output_folder_is_named(tmp_path, below):
 
 
 def test_both_mount_forms_are_roots_and_files_are_not(nowhere):
-    names = ["slug", "datasets/owner/data", "notebooks/owner/run"]
+    names = ["slug", "datasets/owner/data", "notebooks/owner/run", "competitions/slug"]
+    names += ["models/owner/net/pyTorch/large/1"]
     for name in names:
         (runtime.KAGGLE_INPUT / name).mkdir(parents=True)
     (runtime.KAGGLE_INPUT / "readme.txt").touch()
@@ -124,3 +126,50 @@ def test_a_path_is_inside_only_where_its_links_lead(tmp_path):
     assert not runtime.inside(root / "out", root)
     assert not runtime.inside(root / ".." / "root-2", root)
     assert not runtime.inside(tmp_path / "root-2", root)
+
+
+def test_on_kaggle_training_leaves_time_for_what_comes_after(nowhere):
+    assert runtime.time_budget(-1) == 0
+    runtime.KAGGLE_WORKING.mkdir(parents=True)
+    assert 0 < runtime.time_budget(-1) < 9 * 60
+    assert (runtime.time_budget(0), runtime.time_budget(7)) == (0, 7)
+
+
+CPU = torch.device("cpu")
+
+
+def test_a_gpu_that_fails_its_first_operation_is_named_with_what_to_switch_on(nowhere, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla P100")
+    monkeypatch.setattr(runtime, "_preflight", lambda device: "no kernel image")
+    runtime.KAGGLE_WORKING.mkdir(parents=True)
+    line = runtime.version_line(CPU)
+    assert "Tesla P100 is visible, but its first operation fails (no kernel image)" in line
+    assert "GPU T4 x2 in Settings > Accelerator" in line
+
+
+def test_only_where_a_gpu_can_be_had_is_one_advised(nowhere, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert runtime.gpu_advice(CPU) == ""
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "r1")
+    assert "Runtime > Change runtime type" in runtime.gpu_advice(CPU)
+    runtime.KAGGLE_WORKING.mkdir(parents=True)
+    assert "Settings > Accelerator" in runtime.gpu_advice(CPU)
+    assert runtime.gpu_advice(torch.device("cuda")) == ""
+    assert "\n" not in runtime.version_line()
+
+
+def test_a_folder_on_drive_mounts_it_once_and_only_on_colab(nowhere, monkeypatch, tmp_path):
+    mounted = []
+    drive = SimpleNamespace(mount=mounted.append)
+    monkeypatch.setattr(runtime.importlib, "import_module", lambda name: drive)
+    monkeypatch.setattr(runtime, "DRIVE", tmp_path / "drive")
+    output = tmp_path / "drive" / "MyDrive" / "run"
+    runtime.mount_drive(output)
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "r1")
+    runtime.mount_drive(tmp_path / "elsewhere")
+    assert mounted == []
+    runtime.output_folder(output)
+    assert mounted == [str(tmp_path / "drive")] and output.is_dir()
+    runtime.output_folder(output)
+    assert len(mounted) == 1

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from utils.video import evenly_spaced, probe, sample_frames, write_video
+from utils.video import evenly_spaced, frames_at, probe, sample_frames, write_video
 
 WIDTH, HEIGHT = 160, 90
 
@@ -144,10 +144,19 @@ def test_frames_are_upright_as_the_file_says(tmp_path, turn, white_quarter):
     plain = write_video(tmp_path / "plain.mp4", [image] * 3, fps=25)
     path = rotated_copy(plain, tmp_path / "turned.mp4", turn)
     assert (probe(path).width, probe(path).height) == (64, 96)
-    shown = np.asarray(next(sample_frames(path))[2]).astype(float)
-    assert shown.shape == (96, 64, 3)
-    quarters = shown.reshape(2, 48, 2, 32, 3).mean(axis=(1, 3, 4))  # rows, columns of quarters
-    assert np.unravel_index(quarters.argmax(), (2, 2)) == white_quarter
+    for n in (0, 2, 1):  # in full, and only what is wanted
+        for _, _, image in sample_frames(path, n):
+            shown = np.asarray(image).astype(float)
+            assert shown.shape == (96, 64, 3)
+            quarters = shown.reshape(2, 48, 2, 32, 3).mean(axis=(1, 3, 4))  # rows, columns
+            assert np.unravel_index(quarters.argmax(), (2, 2)) == white_quarter
+
+
+def test_frames_are_read_by_number_and_those_past_the_end_are_left_out(clip):
+    frames = list(frames_at(clip, [3, 50, 99, 100, 400]))
+    assert [number for number, _, _ in frames] == [3, 50, 99]
+    assert [read_number(image) for _, _, image in frames] == [3, 50, 99]
+    assert list(frames_at(clip, [100])) == []
 
 
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4"])

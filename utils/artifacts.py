@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from utils.runtime import input_roots
+from utils.runtime import input_roots, mount_drive
 
 #: Class names in the order of their labels: 0 = REAL, 1 = FAKE, the positive class.
 CLASSES = ("REAL", "FAKE")
@@ -195,8 +195,25 @@ def find_artifact(name: str, output: str | Path) -> Path:
     raise _missing(name, Path(output))
 
 
+def find_model_folder(output: str | Path) -> Path:
+    """Find the model folder: of OUTPUT, else an attached one, evaluated ones first.
+
+    Attached it may be an output that holds `model/`, or the folder itself as a data set or model.
+
+    Raises:
+        FileNotFoundError: it is nowhere; says which notebook writes it and how to attach it.
+    """
+    attached = [folder for root in input_roots() for folder in (root / "model", root)]
+    attached.sort(key=lambda folder: not (folder / "decision.json").is_file())
+    for folder in [Path(output) / "model", *attached]:
+        if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
+            return folder
+    raise _missing("model/config.json", Path(output))
+
+
 def data_folder(data: str | Path, output: str | Path) -> str:
     """Where a notebook looks for crops: DATA, else what 00 wrote to OUTPUT, else Kaggle ("")."""
+    mount_drive(data)
     if not data and (Path(output) / "faces" / "metadata.csv").is_file():
         return str(Path(output) / "faces")
     return str(data)

@@ -33,14 +33,20 @@ class Packets:
         dts: when it is decoded, in the same units, shape (n,).
         keys: whether decoding can start there, shape (n,).
         shown: whether the frame is displayed (an edit list may cut it away), shape (n,).
-        regular: every packet has a time of its own, so that a time names a frame.
+        timed: every packet has a time of its own.
+        regular: the time of a packet is that of the frame in it.
+        unit: of the times, in seconds.
+        fps: frames a second; 0 where the file does not tell.
     """
 
     pts: np.ndarray
     dts: np.ndarray
     keys: np.ndarray
     shown: np.ndarray
+    timed: bool
     regular: bool
+    unit: float
+    fps: float
 
     @property
     def n_frames(self) -> int:
@@ -71,6 +77,9 @@ def open_video(path: str | Path, *, threads: int = 0) -> Iterator[tuple]:
         raise FileNotFoundError(f"video {path} does not exist")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty (zero bytes)")
+    # torchvision up to 0.25 has FFmpeg report to Python; a decoder that is freed while its threads
+    # report waits for them, and they for Python's lock, which the one that frees it holds.
+    av.logging.set_level(None)
     try:
         container = av.open(str(path))
     except FFmpegError as error:
@@ -93,21 +102,23 @@ def list_packets(path: str | Path) -> Packets:
 
     The number in the header also counts what a cut file has lost, and many containers state none.
     """
-    pts, dts, flags, regular, reordered = array("q"), array("q"), bytearray(), True, False
-    # FFmpegError: the end of a cut file; what came until there can be decoded.
-    with open_video(path) as (container, stream), suppress(FFmpegError):
-        for packet in container.demux(stream):
-            if packet.size:
-                regular &= packet.pts is not None
-                pts.append(packet.pts or 0)
-                dts.append(pts[-1] if packet.dts is None else packet.dts)
-                flags.append(packet.is_keyframe + 2 * (not packet.is_discard))
+    pts, dts, flags, timed = array("q"), array("q"), bytearray(), True
+    with open_video(path) as (container, stream):
+        with suppress(FFmpegError):  # the end of a cut file; what came before can be decoded
+            for packet in container.demux(stream):
+                if packet.size:
+                    timed &= packet.pts is not None
+                    pts.append(packet.pts or 0)
+                    dts.append(pts[-1] if packet.dts is None else packet.dts)
+                    flags.append(packet.is_keyframe + 2 * (not packet.is_discard))
         reordered = bool(stream.codec_context.has_b_frames)
+        unit, fps = float(stream.time_base or 0), stream.average_rate or stream.guessed_rate or 0
     times, bits = np.array(pts, dtype=np.int64), np.array(flags, dtype=np.uint8)
-    regular &= len(np.unique(times)) == len(times)
+    timed &= len(np.unique(times)) == len(times)
     # AVI counts packets; where a decoder changes their order, that is not the time of a frame.
-    regular &= not (reordered and (np.diff(times) > 0).all())
-    return Packets(times, np.array(dts, dtype=np.int64), bits & 1 > 0, bits & 2 > 0, regular)
+    regular = timed and not (reordered and (np.diff(times) > 0).all())
+    order = np.array(dts, dtype=np.int64)
+    return Packets(times, order, bits & 1 > 0, bits & 2 > 0, timed, bool(regular), unit, float(fps))
 
 
 def decode(

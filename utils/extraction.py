@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from utils.face_folders import (
     crop_name,
     fingerprint,
     read_record,
+    remove_video,
     working_folder,
     write_record,
 )
@@ -84,7 +86,7 @@ def extract_faces(
         ValueError: a column is missing, a video's name is not unique or unfit for a folder, or
             `folder` holds something that this function did not write.
     """
-    recipe, folder = recipe or CropRecipe(), Path(folder)
+    recipe, folder = recipe or CropRecipe(), Path(folder).absolute()
     missing = [column for column in NEEDED if column not in videos]
     if missing:
         raise ValueError(f"the table of videos lacks: {', '.join(missing)}")
@@ -92,25 +94,25 @@ def extract_faces(
     load_detector(recipe)  # a missing package must not fail every video by itself
     rows = videos.to_dict("records")
     names = {(r["dataset"], r["filename"]): _file_name(r) for r in rows if r["label"] == "REAL"}
-    videos_of = {_file_name(row): row["video"] for row in rows if row["label"] == "REAL"}
     originals = {row["video"]: _original(row, names) for row in rows}
-    how = _How(str(folder), frames_per_video, recipe, str(device), 1 if workers != 1 else 0)
+    how = _How(folder, frames_per_video, recipe, str(device), 1 if workers != 1 else 0)
+    reals = [row for row in rows if row["label"] == "REAL"]
+    fakes = [row for row in rows if row["label"] != "REAL"]
     records: dict[str, dict[str, Any]] = {}
     with (
         working_folder(folder, videos["video"].tolist()),
         tqdm(total=len(rows), desc="Extract faces", unit="video", disable=not progress) as bar,
     ):
-        for fakes in (False, True) if paired else (None,):
-            jobs = []
-            for row in rows:
-                if fakes in (None, row["label"] == "FAKE"):
-                    pair = (
-                        records.get(videos_of.get(originals[row["video"]], "")) if fakes else None
-                    )
-                    jobs.append(_Job(row["video"], row["path"], how, bool(fakes), pair))
+        for part in (reals, fakes) if paired else (rows,):
+            jobs = [
+                _Job(row["video"], os.path.abspath(row["path"]), row["label"], how) for row in part
+            ]
+            if part is fakes:
+                found = {_file_name(row): records[row["video"]] for row in reals}
+                jobs = [replace(j, paired=True, pair=found.get(originals[j.video])) for j in jobs]
             for record in _run(jobs, workers, scheduler):
-                if fakes is not False:  # only fakes ask where the faces of another video are
-                    record = record | {"places": []}
+                if not paired:
+                    record = record | {"places": []}  # nobody asks, and they take memory
                 records[record["video"]] = record
                 bar.update()
         boxes = [(row["video"], *face) for row in rows for face in records[row["video"]]["faces"]]
@@ -128,7 +130,7 @@ def extract_faces(
 class _How:
     """What all jobs of a run share."""
 
-    folder: str
+    folder: Path
     frames_per_video: int
     recipe: CropRecipe
     device: str
@@ -141,9 +143,10 @@ class _Job:
 
     video: str
     path: str
+    label: str
     how: _How
-    paired: bool
-    pair: dict[str, Any] | None
+    paired: bool = False
+    pair: dict[str, Any] | None = None
 
     @property
     def key(self) -> str:
@@ -157,7 +160,7 @@ class _Job:
     def finished(self) -> dict[str, Any] | None:
         """The record of a former run that still holds."""
         try:
-            return read_record(Path(self.how.folder), self.video, self.key)
+            return read_record(self.how.folder, self.video, self.key)
         except OSError:  # no such file: the reason is found when it is opened
             return None
 
@@ -174,6 +177,7 @@ def _run(jobs: list[_Job], workers: int, scheduler: str) -> Iterator[dict[str, A
 
 
 def _lost(job: _Job) -> dict[str, Any]:
+    remove_video(job.how.folder, job.video)  # what a former run made in another way
     reason = "the process that cut it died again and again: too little memory, or a broken file"
     return _blank(job) | {"reason": reason}
 
@@ -191,7 +195,7 @@ def _detector(recipe: CropRecipe, device: str) -> MTCNN:
 
 def _extract(job: _Job) -> dict[str, Any]:
     """Cut one video: its crops and its record are written, or neither."""
-    start, folder = time.perf_counter(), Path(job.how.folder)
+    start, folder = time.perf_counter(), job.how.folder
     if record := job.finished():  # by a process that died before it could tell
         return record
     record, made = _blank(job), folder / PARTIAL / job.video
@@ -205,8 +209,10 @@ def _extract(job: _Job) -> dict[str, Any]:
         info = probe(job.path)
         record |= {"fps": round(info.fps, 4), "size": [info.width, info.height]}
         frames, record["note"] = _frames(job, record["size"])
-        record["places"], record["faces"] = _cut(job, prefetch(frames), made)
-        record["n_frames"] = len(record["places"])
+        places, record["faces"] = _cut(job, prefetch(frames), made)
+        record["n_frames"] = len(places)
+        if job.label == "REAL":  # where a fake may be cut too
+            record["places"] = places
         if not record["faces"]:
             record["reason"] = f"no face found in {record['n_frames']} frames"
         record["key"] = key
@@ -257,7 +263,9 @@ def _cut(job: _Job, frames: Iterable[Frame], made: Path) -> tuple[list, list]:
         for index, face in enumerate(faces, start=1):
             face.crop.save(made / crop_name(number, index))
         boxes.append([face.box for face in faces])
-        places.append([number, [[p.box, p.probability, p.landmarks] for p in known]])
+        places.append(
+            [number, [[p.box, p.probability, p.landmarks if recipe.align else ()] for p in known]]
+        )
     rows = [
         [number, index, track, *(round(side, 2) for side in box), round(place[1], 5)]
         for (number, found), linked, sides in zip(places, link_tracks(boxes), boxes)

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from utils.artifacts import ARTIFACTS, data_folder, find_artifact
+from utils.artifacts import ARTIFACTS, data_folder, find_model_folder
 from utils.datasets import crop_paths
 from utils.jobs import run_jobs
 from utils.judging import Answer, judge_file, unjudged
@@ -43,7 +43,7 @@ def find_model(model: str | Path = "", output: str | Path = "") -> Path:
     """
     if model:
         return Path(model)
-    return find_artifact("model/config.json", output or output_folder()) / "model"
+    return find_model_folder(output or output_folder())
 
 
 def predict(

@@ -116,7 +116,9 @@ def _pool(workers: int, n_items: int, scheduler: str) -> Iterator[tuple[int, Cal
     with Client(scheduler, timeout="10s") as client:
         try:
             client.run(_run, len, 0, ())
-        except ModuleNotFoundError as error:
+        except Exception as error:
+            if "ModuleNotFoundError" not in repr(error):  # as which it arrives only sometimes
+                raise
             raise ImportError(
                 f"a worker of {scheduler} does not find this project ({error}): start it with "
                 "PYTHONPATH=path/to/the/project"

@@ -61,10 +61,12 @@ def plot_gallery(entries: Sequence[Mapping[str, Any]]) -> Figure:
     n_frames = max(len(entry["frames"]) for entry in entries)
     n_near = max(len(entry["neighbours"]) for entry in entries)
     columns = n_frames + n_near
-    side = 8 / columns
-    figure = plt.figure(figsize=(8, len(entries) * (side + 0.7)), layout="constrained")
-    parts = np.atleast_1d(figure.subfigures(len(entries), 1, squeeze=False)).flat
-    for part, entry in zip(parts, entries, strict=True):
+    across = 2 if columns <= 4 and len(entries) > 1 else 1  # short rows leave room for two
+    side = 8 / columns / across
+    lines = -(-len(entries) // across)
+    figure = plt.figure(figsize=(8, lines * (side + 0.7)), layout="constrained")
+    parts = figure.subfigures(lines, across, squeeze=False, wspace=0.03).flat
+    for part, entry in zip(parts, entries, strict=False):
         part.suptitle(entry["title"], fontsize=10, fontweight="bold", x=0.01, ha="left")
         axes = np.atleast_1d(part.subplots(1, columns))
         for ax in axes:

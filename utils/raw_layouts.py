@@ -101,6 +101,9 @@ def find_labels(folder: Path, files: set[str]) -> str:
     `labels.csv` comes first. Any other needs `filename` and `label` too, and must name a video as
     REAL or FAKE, so that a submission or a table of images is none. `metadata.csv` describes crops
     unless a video that it names is there.
+
+    Raises:
+        ValueError: `labels.csv` is damaged, or lacks a column beside videos.
     """
     tables = sorted(name for name in files if name.lower().endswith(".csv"))
     for name in sorted(tables, key=lambda name: name.lower() != "labels.csv"):
@@ -111,6 +114,13 @@ def find_labels(folder: Path, files: set[str]) -> str:
                 raise
             continue
         if not {"filename", "label"} <= {*table.columns}:
+            if name.lower() == "labels.csv" and any(
+                f.lower().endswith(VIDEO_SUFFIXES) for f in files
+            ):
+                raise ValueError(
+                    f"{folder / name}: columns filename and label are needed "
+                    f"(found: {', '.join(table.columns)})"
+                )
             continue
         films = table[table["filename"].str.lower().str.endswith(VIDEO_SUFFIXES)]
         if name == "metadata.csv":

@@ -50,7 +50,9 @@ def captions(metrics: Mapping[str, Any], history: pd.DataFrame | None) -> dict[s
     group = weakest(metrics)
     if group:
         by, name, auc = group
-        lines["slices"] = f"The weakest {by.replace('_', ' ')} is {name} with {number(auc)}."
+        lines["slices"] = (
+            f"The weakest group by {by.replace('_', ' ')} is {name}, with {number(auc)}."
+        )
     if any(
         row.get("small") for rows in metrics.get("slices", {}).values() for row in rows.values()
     ):

@@ -202,7 +202,9 @@ def failures(metrics: Mapping[str, Any]) -> list[str]:
     if group:
         by, name, auc = group
         within = f" ({interval(auc)})" if interval(auc) else ""
-        sentences.append(f"Weakest {by.replace('_', ' ')}: {name}, ROC AUC {number(auc)}{within}.")
+        sentences.append(
+            f"Weakest group by {by.replace('_', ' ')}: {name}, ROC AUC {number(auc)}{within}."
+        )
     worst = hardest(metrics)
     if worst:
         title, severity, row = worst

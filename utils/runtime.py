@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 import platform
 import random
@@ -14,6 +15,16 @@ import torch
 
 KAGGLE_INPUT = Path("/kaggle/input")
 KAGGLE_WORKING = Path("/kaggle/working")
+#: Folders of `/kaggle/input` that are no input themselves, and where below them the inputs lie.
+KAGGLE_MOUNTS = {
+    "competitions": "*",
+    "datasets": "*/*",
+    "models": "*/*/*/*/*",
+    "notebooks": "*/*",
+}
+#: Kaggle ends a session after 9 hours, and what comes after training needs some of them.
+KAGGLE_BUDGET_MIN = 500.0
+DRIVE = Path("/content/drive")
 
 
 def environment() -> str:
@@ -24,7 +35,7 @@ def environment() -> str:
 
 
 def output_folder(output: str | Path = "") -> Path:
-    """Create and return the folder that every artefact goes to.
+    """Create and return the folder that every artefact goes to; on Colab, mount its Drive first.
 
     Args:
         output: a folder; "" means `/kaggle/working` on Kaggle and `./outputs` elsewhere.
@@ -34,6 +45,7 @@ def output_folder(output: str | Path = "") -> Path:
     folder = Path(output) if output else KAGGLE_WORKING
     if not output and environment() != "kaggle":
         folder = Path("outputs")
+    mount_drive(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".write-test-{os.getpid()}"
@@ -48,14 +60,33 @@ def input_roots() -> list[Path]:
     """Every attached Kaggle input, in both mount forms, sorted; empty elsewhere.
 
     Kaggle mounts a data set at `/kaggle/input/<slug>` or at
-    `/kaggle/input/datasets/<owner>/<slug>`, and the output of a notebook at
-    `/kaggle/input/<slug>` or `/kaggle/input/notebooks/<owner>/<slug>`.
+    `/kaggle/input/datasets/<owner>/<slug>`, the output of a notebook at `/kaggle/input/<slug>` or
+    `/kaggle/input/notebooks/<owner>/<slug>`, a competition's data at `/kaggle/input/<slug>` or
+    `/kaggle/input/competitions/<slug>`, and a model at
+    `/kaggle/input/models/<owner>/<model>/<framework>/<variation>/<version>`.
     """
     roots: list[Path] = []
     for top in sorted(KAGGLE_INPUT.glob("*")):
-        nested = top.name in {"datasets", "notebooks"}
-        roots += sorted(top.glob("*/*")) if nested else [top]
+        form = KAGGLE_MOUNTS.get(top.name)
+        roots += sorted(top.glob(form)) if form else [top]
     return [root for root in roots if root.is_dir()]
+
+
+def mount_drive(folder: str | Path) -> None:
+    """Mount Google Drive where a folder lies on it, on Colab, which asks for permission."""
+    if environment() == "colab" and DRIVE in Path(folder).parents and not any(DRIVE.glob("*")):
+        importlib.import_module("google.colab.drive").mount(str(DRIVE))
+
+
+def time_budget(minutes: float) -> float:
+    """The minutes that training may take; 0 means no limit.
+
+    Args:
+        minutes: as asked for; -1 means `KAGGLE_BUDGET_MIN` on Kaggle, no limit elsewhere.
+    """
+    if minutes >= 0:
+        return minutes
+    return KAGGLE_BUDGET_MIN if environment() == "kaggle" else 0.0
 
 
 def inside(path: str | Path, root: Path) -> bool:
@@ -129,7 +160,28 @@ def device_name(device: torch.device) -> str:
     return "CPU" if device.type == "cpu" else device.type
 
 
-def version_line(device: torch.device) -> str:
-    """One line for the top of a notebook: place, device, versions."""
+def gpu_advice(device: torch.device) -> str:
+    """One sentence on how to get a GPU that works, "" where there is one or none to be had."""
+    if device.type != "cpu":
+        return ""
+    place = environment()
+    switch = {
+        "kaggle": "choose GPU T4 x2 in Settings > Accelerator (needs a verified phone number)",
+        "colab": "choose T4 GPU in Runtime > Change runtime type",
+    }.get(place, "install the build of PyTorch that fits its driver")
+    if torch.cuda.is_available() and (reason := _preflight("cuda")):
+        name = torch.cuda.get_device_name()
+        return f"The {name} is visible, but its first operation fails ({reason}): {switch}."
+    return "" if place == "local" else f"This runs on the CPU; for a GPU, {switch}."
+
+
+def version_line(device: torch.device | None = None) -> str:
+    """For the top of a notebook: place, device, versions, and how to get a GPU that is missing.
+
+    Args:
+        device: of `get_device`; None for a notebook that needs no GPU.
+    """
     line = " · ".join(f"{package} {version}" for package, version in versions().items())
-    return f"{environment()} · {device_name(device)} · {line}"
+    line = f"{environment()} · {device_name(device or torch.device('cpu'))} · {line}"
+    advice = gpu_advice(device) if device else ""
+    return f"{line}\n{advice}" if advice else line

@@ -212,7 +212,7 @@ def train_from_parameters(p: Mapping[str, Any]) -> None:
         num_workers=default_workers() if p["NUM_WORKERS"] < 0 else p["NUM_WORKERS"],
         processes=p["PROCESSES"],
         checkpoint_minutes=p["CHECKPOINT_MINUTES"],
-        time_budget_min=p["TIME_BUDGET_MIN"],
+        time_budget_min=runtime.time_budget(p["TIME_BUDGET_MIN"]),
         on_epoch=lambda past: print(engine.epoch_line(past.iloc[-1], config.epochs), flush=True),
         progress=first and sys.stderr.isatty(),
     )

@@ -61,19 +61,18 @@ def probe(path: str | Path) -> VideoInfo:
         FileNotFoundError: there is no such file.
         ValueError: the file holds no video stream or no frame that can be decoded.
     """
-    n_frames = list_packets(path).n_frames
+    packets = list_packets(path)
     with open_video(path) as (container, stream):
-        fps = float(stream.average_rate or stream.guessed_rate or 0)
         frame = next(decode(container, stream), None)
         if frame is None:
             raise _no_frame(path)
         width, height = frame.width, frame.height
         if _quarter_turns(frame) % 2:
             width, height = height, width
-        duration = n_frames / fps if fps else 0.0
+        duration = packets.n_frames / packets.fps if packets.fps else 0.0
         if stream.duration and stream.time_base:
             duration = stream.duration * float(stream.time_base)
-    return VideoInfo(width, height, fps, n_frames, duration)
+    return VideoInfo(width, height, packets.fps, packets.n_frames, duration)
 
 
 def sample_frames(
@@ -117,15 +116,11 @@ def frames_at(
 def _read(
     path: str | Path, packets: Packets, wanted: Sequence[int] | np.ndarray, threads: int
 ) -> Iterator[tuple[int, float, Image.Image]]:
-    with open_video(path) as (_, stream):
-        fps = float(stream.average_rate or stream.guessed_rate or 1)
-        unit = float(stream.time_base or 0)
-    start = int(packets.times[0]) if packets.regular and packets.n_frames else None
-    number = -1
+    number, times = -1, packets.times
     for number, frame in read_frames(path, packets, wanted, threads=threads):
-        if start is None and frame.pts is not None:
-            start = frame.pts
-        time_s = number / fps if frame.pts is None else (frame.pts - (start or 0)) * unit
+        time_s = number / (packets.fps or 1)
+        if packets.timed and number < len(times):
+            time_s = float(times[number] - times[0]) * packets.unit
         try:
             image = _to_upright(frame)
         except FFmpegError as error:
