@@ -25,7 +25,7 @@ from utils.scoring import Judge, load_judge
 
 #: Fewest and most files that are judged at once in one process, by its cores: while one is decoded,
 #: another is scored, and the last ones end together.
-IN_FLIGHT = (4, 16)
+IN_FLIGHT = (3, 16)
 #: From so many files on, processes that load the model first are worth it on a CPU.
 MANY = 64
 #: P(FAKE) in submission.csv lies within this: the log loss of one sure mistake is then 4.6 at most.

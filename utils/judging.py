@@ -88,13 +88,16 @@ def judge_file(
         path: an image or a video.
         frames_per_video: evenly spaced frames that are searched for faces; 0 means all.
         cropped: the image is a face crop already, so it is scored as it is.
-        threads: of the video decoder; 0: as many as FFmpeg thinks fit.
+        threads: of the video decoder; 0: as many as FFmpeg thinks fit; 1: no work at the same
+            time, for callers who judge several files at once.
     Returns:
         The answer. A file that cannot be judged has the training prior, UNSURE, and the reason.
     """
     try:
         frames = open_media(path, frames_per_video, threads=threads)
-        faces, reason = _score_faces(judge, path, prefetch(frames), cropped)
+        if threads != 1:  # else other files keep the cores busy
+            frames = prefetch(frames)
+        faces, reason = _score_faces(judge, path, frames, cropped)
     except ValueError as error:
         return unjudged(judge, path, str(error).replace(path, Path(path).name))
     if faces.empty:
