@@ -25,7 +25,7 @@ from utils.scoring import Judge, load_judge
 
 #: Fewest and most files that are judged at once in one process, by its cores: while one is decoded,
 #: another is scored, and the last ones end together.
-IN_FLIGHT = (3, 16)
+IN_FLIGHT = (4, 16)
 #: From so many files on, processes that load the model first are worth it on a CPU.
 MANY = 64
 #: P(FAKE) in submission.csv lies within this: the log loss of one sure mistake is then 4.6 at most.
@@ -149,12 +149,18 @@ def _judge_here(judge: Judge, work: Sequence[_Work], frames_per_video: int) -> I
     judge_one = partial(_judge_one, judge, frames_per_video)
     set_threads = torch.set_num_threads  # of the thread that calls it
     with _torch_threads(1), ThreadPoolExecutor(at_once, "judge", set_threads, (1,)) as pool:
-        futures = [pool.submit(judge_one, item) for item in work]
+        # Large ones first: a large one at the end would keep one core busy and the others waiting.
+        largest_first = sorted(work, key=lambda item: -_size(item[1]))
+        futures = [pool.submit(judge_one, item) for item in largest_first]
         try:
             for future in as_completed(futures):
                 yield future.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _size(path: str) -> int:
+    return os.path.getsize(path) if os.path.exists(path) else 0
 
 
 def _judge_one(judge: Judge, frames_per_video: int, item: _Work) -> _Result:
