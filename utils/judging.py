@@ -200,9 +200,15 @@ def recut(
     Returns:
         One crop a row, in order.
     """
-    found: dict[tuple, Image.Image] = {}
+    found: dict[int, list[Face]] = {}
     wanted = set(faces["frame"])
     frames = (f for f in open_media(answer.input, frames_per_video) if f[0] in wanted)
     for (number, _, _), cut in _cut(judge, frames, cropped):
-        found |= {(number, face.box[0], face.box[1]): face.crop for face in cut}
-    return [found[key] for key in faces[["frame", "x1", "y1"]].itertuples(index=False, name=None)]
+        found[number] = cut
+
+    def crop(row: Any) -> Image.Image:
+        # The nearest: other numbers of threads change the last digits of the boxes.
+        box = np.array([row.x1, row.y1, row.x2, row.y2])
+        return min(found[row.frame], key=lambda face: float(np.abs(box - face.box).sum())).crop
+
+    return [crop(row) for row in faces.itertuples()]
