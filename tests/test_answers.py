@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from test_faces import LEFT, RIGHT, scene
+from test_media import sound
 
 from utils.annotate import annotate_video, boxes_between
 from utils.answers import (
@@ -53,15 +54,7 @@ def judge(tmp_path_factory):
 def clip(tmp_path_factory):
     """Two people who walk to the right, with sound."""
     folder = tmp_path_factory.mktemp("clip")
-    with av.open(str(folder / "sound.m4a"), "w") as container:
-        stream = container.add_stream("aac", rate=16000)
-        for i in range(40):
-            frame = av.AudioFrame.from_ndarray(
-                np.zeros((1, 1024), dtype=np.float32), format="fltp", layout="mono"
-            )
-            frame.sample_rate, frame.pts = 16000, 1024 * i
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    sound(folder / "sound.m4a", blocks=40)
     frames = [scene(*[(x + 4 * i, y, size) for x, y, size in (LEFT, RIGHT)]) for i in range(16)]
     return str(write_video(folder / "clip.mp4", frames, fps=8, sound_from=folder / "sound.m4a"))
 

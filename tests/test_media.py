@@ -50,10 +50,11 @@ def film(path, *, n=8, size=(640, 360), codec="libx264", pix_fmt="yuv420p", time
     return path
 
 
-def sound(path):
+def sound(path, blocks=8):
+    """A silent AAC file of `blocks` times 64 ms."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=16000)
-        for i in range(8):
+        for i in range(blocks):
             frame = av.AudioFrame.from_ndarray(
                 np.zeros((1, 1024), dtype=np.float32), format="fltp", layout="mono"
             )
