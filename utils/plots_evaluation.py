@@ -224,6 +224,6 @@ def plot_calibration(
         name = f"{name}, {len(parts)} bins" if before is not None else f"{len(parts)} bins"
         ax.plot([scores[part].mean() for part in parts], [y_true[part].mean() for part in parts],
                 look, color=color, label=f"{name} of equal count")  # fmt: skip
-    ax.legend(loc="upper left", fontsize=10)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=1, fontsize=10)
     ax.set_title(f"Calibration\n{count_classes(y_true, subset)}")
     return ax
