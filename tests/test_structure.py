@@ -31,7 +31,7 @@ MODULES = (
     *("models", "checkpoints", "launch", "precision", "training_job", "trainer", "engine"),
     "training",
     *("scores", "weighted_scores", "resampling", "decisions", "metrics"),
-    *("evaluation", "slices", "robustness", "explain", "baselines", "handover"),
+    *("evaluation", "slices", "robustness", "explain", "examples", "baselines", "handover"),
     *("media", "people", "scoring", "judging", "inference"),
     *("plots", "plots_evaluation", "plots_intervals", "plots_faces", "plots_training"),
     *("plots_video", "annotate", "answers"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from utils.artifacts import CLASSES
-from utils.resampling import bootstrap
+from utils.resampling import bootstrap, paired_bootstrap
 
 ZERO_PIXEL_FEATURES = ("file_bytes", "width", "height", "crops", "frames", "faces_per_frame")
 #: Crops of one video that the ladder keeps where it has to drop rows.
@@ -74,6 +75,49 @@ def zero_pixel_scores(index: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     train, test = (videos[videos["split"] == split] for split in ("train", "test"))
     keys = [key for key in ("dataset", "video") if key in videos]
     return test[keys].assign(score=_fit_zero_pixel(train, test, seed)).reset_index(drop=True)
+
+
+def beside_files(
+    videos: pd.DataFrame,
+    index: pd.DataFrame,
+    paths: Sequence[str],
+    baseline: dict[str, Any],
+    *,
+    threshold: float,
+    seed: int = 0,
+    **settings: Any,
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The zero-pixel baseline on the videos of a model, and what the model has over it.
+
+    Args:
+        videos: a row a video of val and test: `dataset, video, source, label, split, score`.
+        index: of index.csv.
+        paths: of its crops, in the same order.
+        baseline: of `zero_pixel_baseline`; returned as it is where that is not defined.
+        threshold: of the model.
+        seed: of the baseline and of the bootstrap.
+        settings: `n_resamples` of the bootstrap.
+    Returns:
+        `videos` with `zero_pixel`, P(FAKE) by the files alone; the baseline with its scores by
+        `video`, and `roc_auc_difference`: the model less it, with its paired interval.
+    """
+    if baseline["roc_auc"]["value"] is None:
+        return videos, baseline
+    sized = index.assign(file_bytes=[os.path.getsize(path) for path in paths])
+    files = zero_pixel_scores(sized, seed=seed).rename(columns={"score": "zero_pixel"})
+    videos = videos.merge(files, on=["dataset", "video"], how="left")
+    test = videos[videos["split"] == "test"]
+    kept = {"groups": test["source"], "seed": seed, **settings}
+    y_true = _y_true(test)
+    blind = bootstrap(y_true, test["zero_pixel"], threshold=0.5, **kept)
+    pair = paired_bootstrap(
+        *(y_true, test["score"], test["zero_pixel"]),
+        threshold=threshold,
+        other_threshold=0.5,
+        **kept,
+    )
+    known = {"video": blind, "roc_auc": blind["roc_auc"], "roc_auc_difference": pair["roc_auc"]}
+    return videos, baseline | known
 
 
 def _zero_pixel_features(index: pd.DataFrame) -> pd.DataFrame:

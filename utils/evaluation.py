@@ -12,15 +12,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy.special import expit
 
 from utils import decisions, resampling
 from utils.artifacts import CLASSES
 from utils.datasets import scan_crops
+from utils.engine import predict
 from utils.inspection import inspect_crops
-from utils.loading import spread_frames
+from utils.loading import make_loader, spread_frames
 from utils.scores import Scores, score_table
 from utils.splits import source_groups
+from utils.transforms import Transform
 
 
 def y_true_of(table: pd.DataFrame) -> np.ndarray:
@@ -163,6 +166,42 @@ def extra_crops(
         raise ValueError(f"EXTRA_DATA: every video of {Path(folder).name} was trained on")
     kept = spread_frames(kept.reset_index(drop=True), frames)
     return inspect_crops(kept, progress=progress)[0], int(left_out)
+
+
+def judge_elsewhere(
+    folder: str,
+    model: torch.nn.Module,
+    transform: Transform,
+    decision: Mapping[str, Any],
+    *,
+    frames: int,
+    seen: Collection[str],
+    device: torch.device,
+    batches: Mapping[str, int],
+    **settings: Any,
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """A further data set, scored and judged with everything frozen.
+
+    Args:
+        folder, frames, seen: of `extra_crops`.
+        model, transform, decision: as they were chosen.
+        device: where the model runs.
+        batches: `batch_size` and `num_workers` of the loader.
+        settings: `n_resamples, seed` of the bootstrap.
+
+    Returns:
+        `generalisation` with `tested_on`, `left_out` and `elsewhere`; a row a crop with `logit` and
+        `score`.
+    """
+    crops, left_out = extra_crops(folder, frames=frames, seen=seen)
+    paths = [f"{root}/{path}" for root, path in zip(crops["root"], crops["path"])]
+    loader = make_loader(paths, y_true_of(crops).tolist(), transform, **batches)
+    crops = crops.assign(logit=predict(model, loader, device=device).round(6))
+    crops["score"] = expit(crops["logit"] / decision["temperature"])
+    videos = judge_videos(crops, decision)
+    name = ", ".join(sorted(crops["dataset"].unique()))
+    row = {"tested_on": name, "left_out": left_out, "elsewhere": True}
+    return row | generalisation(videos, threshold=decision["threshold"], **settings), crops
 
 
 def compare_models(
