@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 
@@ -177,6 +178,15 @@ def test_colours_survive(tmp_path):
     shown = np.asarray(next(sample_frames(path))[2]).astype(int)
     middles = shown[32, 16::32]
     assert np.abs(middles - colours).max() <= 6
+
+
+def test_short_videos_have_the_same_bytes_every_time(tmp_path):
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (30, 6, 10, 10, 3), dtype=np.uint8)
+    for number, frames in enumerate(coarse):
+        faces = [cv2.resize(frame, (160, 160), interpolation=cv2.INTER_CUBIC) for frame in frames]
+        path, kept = tmp_path / f"{number}.mp4", {"fps": 25, "crf": 32, "preset": "veryfast"}
+        assert len({write_video(path, faces, **kept).read_bytes() for _ in range(6)}) == 1
 
 
 def test_same_frames_give_the_same_bytes_that_start_with_the_index(tmp_path):

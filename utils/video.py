@@ -169,6 +169,10 @@ def write_video(
     options = {"colorspace": "smpte170m", "color_range": "tv", "threads": str(ENCODER_THREADS)}
     if codec.startswith("libx26"):
         options |= {"crf": str(crf), "preset": preset}
+        if codec == "libx264":
+            # Macroblock trees gave other bytes from one run to the next for videos of a few frames,
+            # on a processor with AVX-512.
+            options["x264-params"] = "mbtree=0"
     else:
         options |= {"flags": "+qscale", "global_quality": str(3 * 118)}  # 118 = one step of q
     flags = {"movflags": "+faststart"} if path.suffix.lower() in {".mp4", ".mov", ".m4v"} else {}
