@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -242,3 +243,26 @@ def test_zero_pixel_scores_are_those_behind_its_auc():
     assert len(found) == len(scores) == result["n_test"]
     auc = roc_auc_score(found["label"] == "FAKE", found["score"])
     assert result["roc_auc"]["value"] == pytest.approx(auc, abs=1e-12) and auc > 0.7
+
+
+def test_files_beside_a_model_that_is_never_wrong(tmp_path):
+    index = draw_index()
+    fat = 9000 * (index["label"] == "FAKE").to_numpy()
+    paths = [str(tmp_path / f"{n}") for n in range(len(index))]
+    for path, size in zip(paths, index.pop("file_bytes") + fat, strict=True):
+        Path(path).write_bytes(bytes(size))
+    videos = index.drop_duplicates("video")[["dataset", "video", "source", "label", "split"]]
+    videos = videos.assign(score=(videos["label"] == "FAKE") * 0.8 + 0.1)
+    known = {"roc_auc": {"value": 0.9}, "n_test": 7}
+    found, files = baselines.beside_files(videos, index, paths, known, threshold=0.5)
+    test = found[found["split"] == "test"]
+    auc = roc_auc_score(test["label"] == "FAKE", test["zero_pixel"])
+    assert files["roc_auc"]["value"] == files["video"]["roc_auc"]["value"] == pytest.approx(auc)
+    assert files["roc_auc_difference"]["value"] == pytest.approx(1 - auc)
+    assert files["n_test"] == 7 and len(found) == len(videos)
+
+
+def test_files_that_say_nothing_are_left_as_they_are():
+    videos, known = pd.DataFrame(), {"roc_auc": baselines.UNDEFINED}
+    found, files = baselines.beside_files(videos, draw_index(), [], known, threshold=0.5)
+    assert found is videos and files is known

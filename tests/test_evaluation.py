@@ -3,9 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from scipy.special import expit
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
+from torchvision.transforms.functional import to_tensor
 
 from utils import evaluation
 from utils.decisions import AGGREGATIONS, THRESHOLD_RULES, aggregate_videos, fit_temperature
@@ -157,3 +159,28 @@ def test_extra_data_leaves_out_what_was_trained_on_and_thins_the_frames(faces):
 def test_extra_data_that_was_all_trained_on_is_refused(faces):
     with pytest.raises(ValueError, match="EXTRA_DATA: every video of faces was trained on"):
         evaluation.extra_crops(str(faces), frames=0, seen={"ra", "rb"}, progress=False)
+
+
+class RedSaysFake(torch.nn.Module):
+    """The logit of FAKE is how red the image is."""
+
+    def forward(self, images):
+        red = images[:, 0].mean(dim=(1, 2))
+        return torch.stack([torch.zeros_like(red), red], dim=1)
+
+
+def test_further_data_is_judged_by_the_decision_as_it_stands(faces):
+    decision = {
+        "temperature": 0.5, "threshold": 0.5, "aggregation": "mean_logit",
+        "abstention": {"low": 0.5, "high": 0.5},
+    }  # fmt: skip
+    row, crops = evaluation.judge_elsewhere(
+        str(faces), RedSaysFake(), lambda image: to_tensor(image) * 2, decision, frames=2,
+        seen={"ra"}, device=torch.device("cpu"), batches={"batch_size": 3, "num_workers": 0},
+        n_resamples=20, seed=0,
+    )  # fmt: skip
+    assert (row["tested_on"], row["left_out"], row["REAL"], row["FAKE"]) == ("faces", 2, 1, 1)
+    assert row["roc_auc"]["value"] == 0.5  # both videos hold the same pictures
+    red = 60 * crops["frame"] / 255 * 2
+    np.testing.assert_allclose(crops["logit"], red, atol=1e-5)
+    np.testing.assert_allclose(crops["score"], expit(red / 0.5), atol=1e-5)

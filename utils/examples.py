@@ -13,6 +13,7 @@ from PIL import Image
 from utils import explain
 from utils.loading import load_crop
 from utils.transforms import Transform
+from utils.video import evenly_spaced
 
 #: Kind of answer to the truth and what the model calls it.
 KINDS = {
@@ -73,7 +74,7 @@ def worst_errors(
     transform: Transform,
     device: torch.device,
 ) -> list[dict[str, Any]]:
-    """What `plot_gallery` draws of videos: up to three frames, and the three faces most like them.
+    """What `plot_gallery` draws: three frames of a video, over its length, and faces most like them.
 
     Args:
         wrong: a row a video: `dataset, video, label, method, score`.
@@ -90,13 +91,14 @@ def worst_errors(
     gallery = []
     for video in wrong.itertuples():
         frames = crops[(crops["video"] == video.video) & (crops["dataset"] == video.dataset)]
-        frames = frames.sort_values("frame").iloc[:: max(1, len(frames) // 3)].head(3)
+        frames = frames.sort_values("frame").iloc[evenly_spaced(len(frames), 3)]
         query = explain.embed(model, [paths[row] for row in frames.index], **settings)
         near = explain.neighbours(query.mean(axis=0, keepdims=True), known, k=3)[0]
+        method = f"{'method ' * (video.method == 'unknown')}{video.method}"
         labels = [pool["label"].iloc[i] for i in near]
         gallery.append(
             {
-                "title": f"{video.label} ({video.method}), judged {video.score:.2f}",
+                "title": f"{video.label} ({method}), judged {video.score:.2f}",
                 "label": video.label,
                 "frames": [
                     (load_crop(paths[row]), f"P(FAKE) {score:.2f}")
