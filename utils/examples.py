@@ -74,7 +74,7 @@ def worst_errors(
     transform: Transform,
     device: torch.device,
 ) -> list[dict[str, Any]]:
-    """What `plot_gallery` draws: three frames of a video, over its length, and faces most like them.
+    """What `plot_gallery` draws: three frames of a video, over its length, and faces like them.
 
     Args:
         wrong: a row a video: `dataset, video, label, method, score`.
