@@ -117,7 +117,7 @@ def main() -> int:
     parser.add_argument("--batch-size", type=int, default=35)
     parser.add_argument("--epochs", type=float, default=20, help="of the reference recipe")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=default_workers())
+    parser.add_argument("--workers", type=int, default=default_workers(runtime.get_device()))
     parser.add_argument("--ablate", action="store_true", help="also strong without each ingredient")
     parser.add_argument("--only", nargs="*", help="some variants, by name")
     args = parser.parse_args()

@@ -29,7 +29,8 @@ CLEAN, CORRUPTED, RUNS = 128, 16, 5
 
 def ours(model: torch.nn.Module, paths: list[str]) -> float:
     """Seconds of what 04 does."""
-    transform, workers, device = model_transform(model), default_workers(), get_device()
+    transform, device = model_transform(model), get_device()
+    workers = default_workers(device)
     start = time.perf_counter()
     loader = make_loader(
         paths[:CLEAN], [0] * CLEAN, transform, batch_size=BATCH, num_workers=workers

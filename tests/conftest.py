@@ -19,12 +19,20 @@ def demo():
 
 @pytest.fixture(scope="session")
 def control(demo):
-    """OUTPUT of the same training on the same crops, with labels that say nothing."""
+    """OUTPUT of the same training on the same crops, with labels that say nothing.
+
+    Its report compares the demo's model, and tests on the demo's faces as on a further data set.
+    """
     output = OUTPUT / "control"
     output.mkdir(parents=True, exist_ok=True)
     for name in ("index.csv", "data_audit.json", "augment.json"):
         (output / name).write_bytes((demo / name).read_bytes())
     settings = json.loads(DEMO.read_text())["03_train"] | {"SHUFFLE_LABELS": True}
+    beside = {"MODELS": [str(demo)], "EXTRA_DATA": [str(demo / "faces")]}
     return run_pipeline(
-        demo / "faces", output, {"03_train": settings}, start="03_train", stop="04_evaluate"
+        demo / "faces",
+        output,
+        {"03_train": settings, "04_evaluate": beside},
+        start="03_train",
+        stop="04_evaluate",
     )

@@ -1,9 +1,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
-from utils.loading import load_crop, make_loader, spread_frames
+from utils.loading import default_workers, load_crop, make_loader, spread_frames
 from utils.transforms import eval_transform
 
 SIZE = {"image_size": 8, "mean": [0, 0, 0], "std": [1, 1, 1]}
@@ -125,3 +126,12 @@ def test_last_batch_may_be_smaller_and_workers_change_nothing(paths, num_workers
 def test_batch_size_of_nothing_is_refused(paths):
     with pytest.raises(ValueError, match="batch_size 0"):
         make_loader(paths, [0] * 9, PLAIN, batch_size=0)
+
+
+@pytest.mark.parametrize(("cores", "cpu", "gpu"), [(1, 0, 0), (2, 0, 1), (4, 1, 3), (64, 4, 4)])
+def test_loader_processes_leave_the_cores_to_a_model_that_computes_on_them(
+    cores, cpu, gpu, monkeypatch
+):
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    assert default_workers(torch.device("cpu")) == cpu
+    assert default_workers(torch.device("cuda")) == gpu

@@ -1,10 +1,14 @@
-"""Every figure of metrics.json again, from the prediction tables by scikit-learn alone."""
+"""Every figure of metrics.json again, from the prediction tables by scikit-learn alone.
+
+Intervals too: scikit-learn's functions on the rows of each resample, one after the other.
+"""
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.optimize import brentq
 from scipy.special import expit
+from scipy.stats import rankdata
 from sklearn import metrics as sk
 
 from utils.artifacts import TEXT_COLUMNS, read_json
@@ -30,6 +34,79 @@ def videos(demo):
 def part_of(table, split="test"):
     rows = table[table["split"] == split]
     return (rows["label"] == "FAKE").to_numpy(int), rows["score"].to_numpy()
+
+
+def resamples(groups, n=1000, seed=0):
+    """The rows of each resample: all those of a source as often as it is drawn."""
+    names = sorted(set(groups))
+    rows = [np.flatnonzero(np.asarray(groups) == name) for name in names]
+    for draw in np.random.default_rng(seed).integers(0, len(names), (n, len(names))):
+        yield np.concatenate([rows[k] for k in draw])
+
+
+def ends(values):
+    """The interval of what the resamples gave; nan where one did not define it."""
+    values = np.array(values, float)
+    values = values[~np.isnan(values)]
+    return np.quantile(values, [0.025, 0.975]) if len(values) >= 500 else (None, None)
+
+
+def auc(y_true, y_score):
+    return sk.roc_auc_score(y_true, y_score) if 0 < np.mean(y_true) < 1 else np.nan
+
+
+def balanced(y_true, y_pred):
+    return sk.balanced_accuracy_score(y_true, y_pred) if 0 < np.mean(y_true) < 1 else np.nan
+
+
+def mean_of_the_sure(x):
+    fake, real = x[x > np.log(4)], x[x < -np.log(4)]
+    if len(fake) > 0.4 * len(x):
+        return fake.mean()
+    return real.mean() if len(real) > 0.9 * len(x) else x.mean()
+
+
+#: From the calibrated logits of a video, in rising order, to its own.
+POOLS = {
+    "mean_logit": np.mean,
+    "median": np.median,
+    "trimmed_mean": lambda x: x[int(0.2 * len(x)) : len(x) - int(0.2 * len(x))].mean(),
+    "top_third": lambda x: x[-max(1, len(x) // 3) :].mean(),
+    "confident": mean_of_the_sure,
+}
+
+
+def judged(crops, logits, how):
+    """One row a video with `logit`, `y_true` and `source`, in the order of its first crop."""
+    groups = crops.assign(logit=logits).groupby(["dataset", "video"], sort=False)
+    return pd.DataFrame(
+        {
+            "logit": groups["logit"].agg(lambda x: POOLS[how](np.sort(x))),
+            "y_true": (groups["label"].first() == "FAKE").astype(int),
+            "source": groups["source"].first(),
+        }
+    )
+
+
+def exchanged(y_true, ours, theirs, groups):
+    """Share of exchanges by source after which two AUCs differ as much as they do."""
+    ranks = np.array([rankdata(ours), rankdata(theirs)])
+    codes = np.unique(groups, return_inverse=True)[1]
+    flips = np.random.default_rng(0).random((1000, codes.max() + 1)) < 0.5
+
+    def gap(flip):
+        first, second = np.where(flip[codes], ranks[::-1], ranks)
+        return abs(auc(y_true, first) - auc(y_true, second))
+
+    observed = abs(auc(y_true, ours) - auc(y_true, theirs))
+    return (1 + sum(gap(flip) >= observed - 1e-12 for flip in flips)) / 1001
+
+
+def assert_row(found, value, resampled, **tolerance):
+    """A value and its interval are those that were computed again."""
+    low, high = ends(resampled)
+    for name, again in {"value": value, "low": low, "high": high}.items():
+        assert found[name] == (None if again is None else pytest.approx(again, **tolerance)), name
 
 
 def calibration_error(y_true, y_score, weights=None):
@@ -76,10 +153,21 @@ def test_every_score_and_the_confusion_matrix(level, metrics, crops, videos):
         # The equal error rate is where a line crosses: on a step of the curve any x is a root.
         row, tolerance = metrics[level][name], 1e-6 if name == "eer" else 1e-9
         assert row["value"] == pytest.approx(value, abs=tolerance), name
-        assert row["low"] is None or row["low"] <= row["high"]
     matrix = sk.confusion_matrix(y_true, y_score >= metrics["threshold"]).tolist()
     assert metrics["confusion"][level] == matrix
     assert metrics["n"][level]["FAKE"] == y_true.sum()
+
+
+def test_every_interval(metrics, crops, videos):
+    for level, table in (("frame", crops), ("video", videos)):
+        y_true, y_score = part_of(table)
+        groups, threshold = table.loc[table["split"] == "test", "source"], metrics["threshold"]
+        again = pd.DataFrame(
+            recompute(y_true[rows], y_score[rows], threshold) for rows in resamples(groups)
+        )
+        for name, column in again.items():
+            row, tolerance = metrics[level][name], 1e-6 if name == "eer" else 1e-9
+            assert (row["low"], row["high"]) == pytest.approx(ends(column), abs=tolerance), name
 
 
 def test_what_each_rule_does_on_val_and_test(metrics, videos):
@@ -103,6 +191,24 @@ def test_coverage_and_error_of_the_band(metrics, videos):
                            for row in (found["coverage"], found["error"]))  # fmt: skip
         assert coverage == pytest.approx(len(decided) / len(rows))
         assert error == pytest.approx(1 - sk.accuracy_score(decided["label"], decided["decision"]))
+    groups = rows["source"]
+    sure, right = rows["decision"] != "UNSURE", rows["decision"] == rows["label"]
+    sure, right = sure.to_numpy(), right.to_numpy()
+    drawn = list(resamples(groups))
+    assert_row(found["coverage"], sure.mean(), [sure[k].mean() for k in drawn])
+    assert_row(found["error"], error, [1 - right[k][sure[k]].mean() for k in drawn])
+
+
+def test_which_aggregation_val_chose(metrics, crops):
+    val = crops[crops["split"] == "val"]
+    found = {row["how"]: row for row in metrics["aggregations"]}
+    assert found.keys() == POOLS.keys()
+    for how, row in found.items():
+        pooled = judged(val, val["logit"] / metrics["temperature"], how)
+        y_true, logit = pooled["y_true"], pooled["logit"]
+        assert row["roc_auc"] == pytest.approx(sk.roc_auc_score(y_true, logit))
+        assert row["log_loss"] == pytest.approx(sk.log_loss(y_true, expit(logit)))
+    assert metrics["aggregation"] == min(found.values(), key=lambda row: row["log_loss"])["how"]
 
 
 def test_calibration_before_and_after(metrics, crops):
@@ -124,8 +230,13 @@ def test_baselines(metrics, videos):
     majority = found["majority"]["video"]
     assert majority["roc_auc"] == majority["balanced_accuracy"] == 0.5
     assert majority["accuracy"] == pytest.approx(y_true.mean())  # FAKE is more frequent in train
-    luck = found["shuffled_labels"]["roc_auc"]
-    assert luck["low"] < 0.5 < luck["high"]
+    test = videos[videos["split"] == "test"]
+    resampled = [auc(y_true[k], blind.to_numpy()[k]) for k in resamples(test["source"])]
+    assert_row(found["zero_pixel"]["roc_auc"], sk.roc_auc_score(y_true, blind), resampled)
+    luck, rng = found["shuffled_labels"]["roc_auc"], np.random.default_rng(1)
+    by_luck = [sk.roc_auc_score(rng.permutation(y_true), test["score"]) for _ in range(4000)]
+    assert luck["value"] == pytest.approx(np.mean(by_luck), abs=0.02)
+    assert (luck["low"], luck["high"]) == pytest.approx(ends(by_luck), abs=0.03)
 
 
 def test_slices(metrics, videos):
@@ -145,9 +256,18 @@ def test_slices(metrics, videos):
             rows = groups[by][name]
             y_true = rows["label"] == "FAKE"
             assert (row["REAL"], row["FAKE"]) == ((~y_true).sum(), y_true.sum())
-            if 0 < y_true.mean() < 1:
-                auc = sk.roc_auc_score(y_true, rows["score"])
-                assert row["roc_auc"]["value"] == pytest.approx(auc)
+            if not 0 < y_true.mean() < 1:
+                assert row["roc_auc"]["value"] is None
+                continue
+            drawn = list(resamples(rows["source"]))
+            y_true, y_score = y_true.to_numpy(), rows["score"].to_numpy()
+            y_pred = y_score >= metrics["threshold"]
+            for key, score, given in (
+                ("roc_auc", auc, y_score),
+                ("balanced_accuracy", balanced, y_pred),
+            ):
+                again = [score(y_true[k], given[k]) for k in drawn]
+                assert_row(row[key], score(y_true, given), again)
 
 
 def test_robustness_from_the_logits_of_each_condition(metrics, crops):
@@ -161,10 +281,17 @@ def test_robustness_from_the_logits_of_each_condition(metrics, crops):
             mean = logits[f"logit_{name}_{severity}"].mean()
             y_pred = expit(mean / metrics["temperature"]) >= metrics["threshold"]
             clean = expit(logits["logit"].mean() / metrics["temperature"]) >= metrics["threshold"]
-            assert found["roc_auc"]["value"] == pytest.approx(sk.roc_auc_score(y_true, mean))
-            after, before = (sk.balanced_accuracy_score(y_true, x) for x in (y_pred, clean))
-            assert found["balanced_accuracy"]["value"] == pytest.approx(after)
-            assert found["drop"]["value"] == pytest.approx(before - after)
+            drawn = list(resamples(logits["source"].first()))
+            y_true, mean, y_pred, clean = map(np.asarray, (y_true, mean, y_pred, clean))
+            assert_row(
+                found["roc_auc"], auc(y_true, mean), [auc(y_true[k], mean[k]) for k in drawn]
+            )
+            after, before = (balanced(y_true, x) for x in (y_pred, clean))
+            drawn_after, drawn_before = (
+                np.array([balanced(y_true[k], x[k]) for k in drawn]) for x in (y_pred, clean)
+            )
+            assert_row(found["balanced_accuracy"], after, drawn_after)
+            assert_row(found["drop"], before - after, drawn_before - drawn_after)
             conditions += 1
     assert conditions == 25
 
@@ -173,5 +300,40 @@ def test_share_of_maps_that_point_into_the_mask(metrics, crops):
     found = metrics["explanation"]["pointing"]
     known = crops.dropna(subset="heat_in_mask")
     assert found["n"] == len(known) > 0
-    assert found["hit"]["value"] == pytest.approx(known["heat_in_mask"].mean())
-    assert found["chance"]["value"] == pytest.approx(known["mask_share"].mean())
+    drawn = list(resamples(known["source"]))
+    for name, column in (("hit", "heat_in_mask"), ("chance", "mask_share")):
+        values = known[column].to_numpy(float)
+        assert_row(found[name], values.mean(), [values[k].mean() for k in drawn])
+
+
+def test_further_models_and_data_sets(control):
+    """The control's report: the demo's model beside it, and the demo's faces as a further set."""
+    metrics = read_json(control, "metrics.json")
+    crops = pd.read_csv(control / "predictions.csv", dtype=TEXT)
+    test = crops[crops["split"] == "test"]
+    own, demo = metrics["models"]["this model"], metrics["models"]["demo"]
+    pair = []
+    for row, column in ((own, "logit"), (demo, "logit_model_demo")):
+        videos = judged(test, test[column] / row["temperature"], row["aggregation"])
+        y_true, logit = videos["y_true"].to_numpy(), videos["logit"].to_numpy()
+        y_pred, drawn = expit(logit) >= row["threshold"], list(resamples(videos["source"]))
+        resampled = np.array([auc(y_true[k], logit[k]) for k in drawn])
+        assert_row(row["roc_auc"], auc(y_true, logit), resampled)
+        again = [balanced(y_true[k], y_pred[k]) for k in drawn]
+        assert_row(row["balanced_accuracy"], balanced(y_true, y_pred), again)
+        pair.append((logit, auc(y_true, logit), resampled))
+    (ours, a, drawn_a), (theirs, b, drawn_b) = pair
+    assert_row(demo["roc_auc_difference"], a - b, drawn_a - drawn_b)
+    assert demo["p_value"] == pytest.approx(exchanged(y_true, ours, theirs, videos["source"]))
+
+    extra = pd.read_csv(control / "extra_predictions.csv", dtype=TEXT)
+    index = pd.read_csv(control / "index.csv", dtype=TEXT)
+    assert not {*index.loc[index["split"] == "train", "source"]} & {*extra["source"]}
+    row = metrics["generalisation"][1]
+    videos = judged(extra, extra["logit"] / metrics["temperature"], metrics["aggregation"])
+    y_true, logit = videos["y_true"].to_numpy(), videos["logit"].to_numpy()
+    assert (row["REAL"], row["FAKE"]) == ((1 - y_true).sum(), y_true.sum())
+    y_pred, drawn = expit(logit) >= metrics["threshold"], list(resamples(videos["source"]))
+    assert_row(row["roc_auc"], auc(y_true, logit), [auc(y_true[k], logit[k]) for k in drawn])
+    again = [balanced(y_true[k], y_pred[k]) for k in drawn]
+    assert_row(row["balanced_accuracy"], balanced(y_true, y_pred), again)

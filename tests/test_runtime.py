@@ -1,6 +1,8 @@
 """Where the process runs, what it computes on, and from which seed."""
 
 import random
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -173,3 +175,27 @@ def test_a_folder_on_drive_mounts_it_once_and_only_on_colab(nowhere, monkeypatch
     assert mounted == [str(tmp_path / "drive")] and output.is_dir()
     runtime.output_folder(output)
     assert len(mounted) == 1
+
+
+FAULTS = """
+import resource, sys, torch
+from utils.runtime import get_device
+if sys.argv[1] == "keep":
+    get_device("cpu")
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(16 * 2**20)  # 64 MiB, freed at once
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults() * resource.getpagesize() / 2**20)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
+def test_on_a_cpu_freed_memory_is_used_again_without_asking_the_system():
+    def faulted(how):
+        command = [sys.executable, "-c", FAULTS, how]
+        return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    assert faulted("keep") < 1  # MiB that came anew
+    assert faulted("default") > 60  # which is why; where it is not so, the call can go

@@ -33,8 +33,8 @@ def find_checkpoint(output: str | Path) -> Path | None:
 class CheckpointWriter:
     """Writes states in the background, one after the other; the newest two stay.
 
-    A state is copied when it is handed over, so training goes on while the disk works. What goes
-    wrong is raised by the next `save` or `wait`.
+    What changes with every step is copied when it is handed over, so training goes on while the
+    disk works. What goes wrong is raised by the next `save` or `wait`.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -52,10 +52,10 @@ class CheckpointWriter:
         except OSError as error:
             raise self._failure(error) from error
 
-    def save(self, state: dict[str, Any]) -> None:
-        """Copy a state and start to write it; waits for the one before."""
+    def save(self, live: dict[str, Any], **fixed: Any) -> None:
+        """Copy a live state and start to write it, with what is fixed; waits for the one before."""
         self.wait()
-        self._pending = self._thread.submit(self._write, copied(state))
+        self._pending = self._thread.submit(self._write, copied(live) | fixed)
 
     def wait(self) -> None:
         """Wait until all is on disk.

@@ -217,7 +217,8 @@ def compare_models(
         settings: `n_resamples, seed` of the bootstrap.
 
     Returns:
-        Model to its `roc_auc` and `balanced_accuracy`; from the second on, `roc_auc_difference`
+        Model to its `roc_auc`, `balanced_accuracy` and `log_loss`, and the `temperature`,
+        `aggregation` and `threshold` that they rest on; from the second on, `roc_auc_difference`
         (first less this one) with its paired interval, and `p_value` of `exchange_test`.
     """
     result: dict[str, Any] = {}
@@ -230,6 +231,7 @@ def compare_models(
         y_true, score = y_true_of(videos), videos["score"]
         own = resampling.bootstrap(y_true, score, threshold=decision["threshold"], **kept)
         result[name] = {key: own[key] for key in ("roc_auc", "balanced_accuracy", "log_loss")}
+        result[name] |= {key: decision[key] for key in ("temperature", "aggregation", "threshold")}
         if first is None:
             first = videos, decision["threshold"]
             continue

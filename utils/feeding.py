@@ -186,6 +186,10 @@ class BatchLoader:
             generator=torch.Generator(),
             **options,
         )
+        if num_workers:
+            # Start them now. Later, when the model has grown, the first step after a fork would
+            # have to copy every page that it writes: seconds, on a machine without a GPU.
+            iter(self.loader)
 
     def __len__(self) -> int:
         return len(self.plan)

@@ -59,9 +59,14 @@ class CropDataset(Dataset):
         return self.transform(load_valid_crop(self.paths[row])), int(self.y_true[row]), row
 
 
-def default_workers() -> int:
-    """Loader processes for this machine: its cores less one, four at most."""
-    return max(0, min(4, (os.cpu_count() or 1) - 1))
+def default_workers(device: torch.device) -> int:
+    """Loader processes, four at most: all cores but one feed a GPU.
+
+    Where the model itself computes on the cores, one in four: there a process more costs what the
+    model needs, and its start makes this one copy its memory.
+    """
+    cores = os.cpu_count() or 1
+    return min(4, cores // 4 if device.type == "cpu" else cores - 1)
 
 
 def spread_frames(index: pd.DataFrame, n_frames: int) -> pd.DataFrame:

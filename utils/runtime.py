@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import importlib
 import os
 import platform
 import random
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -25,6 +27,13 @@ KAGGLE_MOUNTS = {
 #: Kaggle ends a session after 9 hours, and what comes after training needs some of them.
 KAGGLE_BUDGET_MIN = 500.0
 DRIVE = Path("/content/drive")
+#: Parameters of mallopt(3): nothing up to 1 GiB is mapped by itself, the heap is never trimmed, and
+#: all threads share one heap, for those of threads are trimmed in any case.
+MALLOC = {
+    "M_MMAP_THRESHOLD": (-3, 2**30),
+    "M_TRIM_THRESHOLD": (-1, 2**31 - 1),
+    "M_ARENA_MAX": (-8, 1),
+}
 
 
 def environment() -> str:
@@ -103,7 +112,7 @@ def get_device(device: str = "auto") -> torch.device:
     """Choose the device, and prove that it computes before anything depends on it.
 
     A GPU that PyTorch was not built for says `is_available() == True` and fails at its first
-    kernel, so a small convolution is run on it.
+    kernel, so a small convolution is run on it. For a CPU, `keep_freed_memory` is called.
 
     Args:
         device: "auto" (a working GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
@@ -114,12 +123,28 @@ def get_device(device: str = "auto") -> torch.device:
         error = _preflight(device)
         if error:
             raise ValueError(f"device {device!r} does not work: {error}. Use 'auto' or 'cpu'.")
+        if torch.device(device).type == "cpu":
+            keep_freed_memory()
         return torch.device(device)
     if torch.cuda.is_available() and not _preflight("cuda"):
         return torch.device("cuda")
     if torch.backends.mps.is_available() and not _preflight("mps"):
         return torch.device("mps")
+    keep_freed_memory()
     return torch.device("cpu")
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep the memory that this process frees, up to what it once needed.
+
+    The activations of a step on a CPU are hundreds of megabytes in large pieces. By default each
+    goes back to the system and comes anew, page by page, which takes up to half of the time. Other
+    systems are left as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        for parameter, value in MALLOC.values():
+            mallopt(parameter, value)
 
 
 def _preflight(device: str) -> str:

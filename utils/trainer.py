@@ -270,9 +270,9 @@ class _Run:
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": scaler.state_dict() if scaler else {},
                 "ema": self.ema.module.state_dict() if self.ema else {},
-                "best": self.best,
                 **vars(self.at),
-            }
+            },
+            best=self.best,
         )
         self.saved_at = time.monotonic()
         self.save_seconds = self.saved_at - began

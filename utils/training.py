@@ -209,7 +209,7 @@ def train_from_parameters(p: Mapping[str, Any]) -> None:
         folder=output / "checkpoint",
         device=device,
         resume=find_checkpoint(output) if p["RESUME"] else None,
-        num_workers=default_workers() if p["NUM_WORKERS"] < 0 else p["NUM_WORKERS"],
+        num_workers=default_workers(device) if p["NUM_WORKERS"] < 0 else p["NUM_WORKERS"],
         processes=p["PROCESSES"],
         checkpoint_minutes=p["CHECKPOINT_MINUTES"],
         time_budget_min=runtime.time_budget(p["TIME_BUDGET_MIN"]),
