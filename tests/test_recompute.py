@@ -8,12 +8,14 @@ import pandas as pd
 import pytest
 from scipy.optimize import brentq
 from scipy.special import expit
-from scipy.stats import rankdata
+from scipy.stats import binomtest, rankdata
 from sklearn import metrics as sk
 
 from utils.artifacts import TEXT_COLUMNS, read_json
 
 TEXT = dict.fromkeys(TEXT_COLUMNS, str)
+#: Factors on either side of what is best, and it.
+SLIGHTLY = np.array([0.99, 1, 1.01])
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +198,40 @@ def test_coverage_and_error_of_the_band(metrics, videos):
     sure, right = sure.to_numpy(), right.to_numpy()
     drawn = list(resamples(groups))
     assert_row(found["coverage"], sure.mean(), [sure[k].mean() for k in drawn])
-    assert_row(found["error"], error, [1 - right[k][sure[k]].mean() for k in drawn])
+    again = [1 - right[k][sure[k]].mean() if sure[k].any() else np.nan for k in drawn]
+    assert_row(found["error"], error, again)
+
+
+def test_what_was_chosen_on_val(metrics, crops, videos):
+    val = crops[crops["split"] == "val"]
+    logits, y_true = val["logit"].to_numpy(), (val["label"] == "FAKE").to_numpy(int)
+    loss = [sk.log_loss(y_true, expit(logits / t)) for t in metrics["temperature"] * SLIGHTLY]
+    assert loss[1] == min(loss)
+    y_true, y_score = part_of(videos, "val")
+    cuts = [*(np.unique(y_score) + 1e-12)]
+    rates = {t: sk.recall_score(y_true, y_score >= t) for t in cuts}
+    alarms = {t: 1 - sk.recall_score(y_true, y_score >= t, pos_label=0) for t in cuts}
+    best = {
+        "balanced_accuracy": max(rates[t] - alarms[t] for t in cuts),
+        "eer": max(-abs(1 - rates[t] - alarms[t]) for t in cuts),
+        "fpr": max(rates[t] for t in cuts if alarms[t] <= metrics["rule_targets"]["fpr_target"]),
+        "cost": max(np.mean((y_score >= t) == y_true) for t in cuts),
+    }
+    for rule, row in metrics["rules"].items():
+        y_pred = y_score >= row["threshold"]
+        found = sk.recall_score(y_true, y_pred)
+        false = 1 - sk.recall_score(y_true, y_pred, pos_label=0)
+        reached = {
+            "balanced_accuracy": found - false,
+            "eer": -abs(1 - found - false),
+            "fpr": found if false <= metrics["rule_targets"]["fpr_target"] else np.nan,
+            "cost": np.mean(y_pred == y_true),
+        }
+        assert reached[rule] == pytest.approx(best[rule])
+    decided = videos[(videos["split"] == "val") & (videos["decision"] != "UNSURE")]
+    wrong = int((decided["decision"] != decided["label"]).sum())
+    bound = binomtest(wrong, len(decided)).proportion_ci(0.9, "exact").high  # 95% on one side
+    assert metrics["abstention"]["upper"] == pytest.approx(bound)
 
 
 def test_which_aggregation_val_chose(metrics, crops):
@@ -211,25 +246,32 @@ def test_which_aggregation_val_chose(metrics, crops):
     assert metrics["aggregation"] == min(found.values(), key=lambda row: row["log_loss"])["how"]
 
 
-def test_calibration_before_and_after(metrics, crops):
+def test_calibration_before_and_after(metrics, crops, videos):
+    stages = {"videos_after": part_of(videos)}
     rows = crops[crops["split"] == "test"]
     y_true = (rows["label"] == "FAKE").to_numpy(int)
     for stage, temperature in (("crops_before", 1.0), ("crops_after", metrics["temperature"])):
-        y_score = expit(rows["logit"].to_numpy() / temperature)
+        stages[stage] = y_true, expit(rows["logit"].to_numpy() / temperature)
+    assert metrics["calibration"].keys() == stages.keys()
+    for stage, (y_true, y_score) in stages.items():
         found = metrics["calibration"][stage]
         assert found["log_loss"] == pytest.approx(sk.log_loss(y_true, y_score))
         assert found["brier"] == pytest.approx(sk.brier_score_loss(y_true, y_score))
         assert found["ece"] == pytest.approx(calibration_error(y_true, y_score))
 
 
-def test_baselines(metrics, videos):
-    y_true, _ = part_of(videos)
+def test_baselines(demo, metrics, crops, videos):
+    index = pd.read_csv(demo / "index.csv", dtype=TEXT)
+    trained_on = {"frame": index, "video": index.drop_duplicates(["dataset", "video"])}
+    for level, table in (("frame", crops), ("video", videos)):
+        y_true, _ = part_of(table)
+        train = trained_on[level][trained_on[level]["split"] == "train"]
+        constant = np.full(len(y_true), (train["label"] == "FAKE").mean())
+        again = recompute(y_true, constant, 0.5)
+        assert metrics["baselines"]["majority"][level] == pytest.approx(again)
     blind = videos.loc[videos["split"] == "test", "zero_pixel"]
     found = metrics["baselines"]
     assert found["zero_pixel"]["roc_auc"]["value"] == pytest.approx(sk.roc_auc_score(y_true, blind))
-    majority = found["majority"]["video"]
-    assert majority["roc_auc"] == majority["balanced_accuracy"] == 0.5
-    assert majority["accuracy"] == pytest.approx(y_true.mean())  # FAKE is more frequent in train
     test = videos[videos["split"] == "test"]
     resampled = [auc(y_true[k], blind.to_numpy()[k]) for k in resamples(test["source"])]
     assert_row(found["zero_pixel"]["roc_auc"], sk.roc_auc_score(y_true, blind), resampled)
@@ -271,27 +313,28 @@ def test_slices(metrics, videos):
 
 
 def test_robustness_from_the_logits_of_each_condition(metrics, crops):
-    if metrics["aggregation"] != "mean_logit":
-        pytest.skip("this recomputation pools by the mean")
-    keys, conditions = ["dataset", "video"], 0
+    conditions = 0
+    corrupted = crops[crops.filter(regex="^logit_jpeg").notna().all(axis=1)]
+
+    def videos_of(column):
+        videos = judged(
+            corrupted, corrupted[column] / metrics["temperature"], metrics["aggregation"]
+        )
+        return videos, (expit(videos["logit"]) >= metrics["threshold"]).to_numpy()
+
+    videos, clean = videos_of("logit")
+    y_true, drawn = videos["y_true"].to_numpy(), list(resamples(videos["source"]))
+    before = np.array([balanced(y_true[k], clean[k]) for k in drawn])
     for name, rows in metrics["robustness"].items():
         for severity, found in rows.items() if name != "clean" else ():
-            logits = crops.dropna(subset=f"logit_{name}_{severity}").groupby(keys)
-            y_true = logits["label"].first() == "FAKE"
-            mean = logits[f"logit_{name}_{severity}"].mean()
-            y_pred = expit(mean / metrics["temperature"]) >= metrics["threshold"]
-            clean = expit(logits["logit"].mean() / metrics["temperature"]) >= metrics["threshold"]
-            drawn = list(resamples(logits["source"].first()))
-            y_true, mean, y_pred, clean = map(np.asarray, (y_true, mean, y_pred, clean))
-            assert_row(
-                found["roc_auc"], auc(y_true, mean), [auc(y_true[k], mean[k]) for k in drawn]
-            )
-            after, before = (balanced(y_true, x) for x in (y_pred, clean))
-            drawn_after, drawn_before = (
-                np.array([balanced(y_true[k], x[k]) for k in drawn]) for x in (y_pred, clean)
-            )
-            assert_row(found["balanced_accuracy"], after, drawn_after)
-            assert_row(found["drop"], before - after, drawn_before - drawn_after)
+            videos, y_pred = videos_of(f"logit_{name}_{severity}")
+            logit = videos["logit"].to_numpy()
+            again = [auc(y_true[k], logit[k]) for k in drawn]
+            assert_row(found["roc_auc"], auc(y_true, logit), again)
+            after = np.array([balanced(y_true[k], y_pred[k]) for k in drawn])
+            assert_row(found["balanced_accuracy"], balanced(y_true, y_pred), after)
+            drop = balanced(y_true, clean) - balanced(y_true, y_pred)
+            assert_row(found["drop"], drop, before - after)
             conditions += 1
     assert conditions == 25
 
