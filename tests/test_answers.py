@@ -113,6 +113,14 @@ def test_timeline_keeps_people_apart_and_breaks_where_one_was_away():
     plt.close("all")
 
 
+def test_timeline_shows_a_person_who_is_seen_once():
+    table = faces(time_s=[0, 1, 1], score=[0.9, 0.8, 0.1], track=[1, 1, 2])
+    people = pd.DataFrame({"track": [1, 2], "decides": [True, False]})
+    ax = plot_timeline(table, people, threshold=0.5, band=(0.4, 0.6), title="a.mp4")
+    assert [line.get_xdata().tolist() for line in ax.lines[:2]] == [[0, 1], [1]]
+    plt.close("all")
+
+
 def test_peaks_are_the_highest_scores_of_each_part_of_a_persons_time():
     table = faces(time_s=range(8), track=[1] * 4 + [2] * 4, score=[1, 3, 9, 2, 5, 4, 7, 8])
     people = pd.DataFrame({"track": [1, 2]})
