@@ -182,7 +182,7 @@ def _model_state(judge: Judge) -> _Model:
 
 @lru_cache(maxsize=1)
 def _loaded(model: _Model, device: str) -> Judge:
-    return load_judge(model[0], device=torch.device(device))
+    return load_judge(model[0], device=get_device(device))
 
 
 def _lost(judge: Judge, item: _Work) -> _Result:
