@@ -176,7 +176,8 @@ def test_further_data_is_judged_by_the_decision_as_it_stands(faces):
     }  # fmt: skip
     row, crops = evaluation.judge_elsewhere(
         str(faces), RedSaysFake(), lambda image: to_tensor(image) * 2, decision, frames=2,
-        seen={"ra"}, device=torch.device("cpu"), batches={"batch_size": 3, "num_workers": 0},
+        seen={"ra"},
+        batches={"device": torch.device("cpu"), "batch_size": 3, "num_workers": 0},
         n_resamples=20, seed=0,
     )  # fmt: skip
     assert (row["tested_on"], row["left_out"], row["REAL"], row["FAKE"]) == ("faces", 2, 1, 1)

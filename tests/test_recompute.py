@@ -61,6 +61,10 @@ def balanced(y_true, y_pred):
     return sk.balanced_accuracy_score(y_true, y_pred) if 0 < np.mean(y_true) < 1 else np.nan
 
 
+def recall(y_true, y_pred):
+    return sk.recall_score(y_true, y_pred) if np.any(y_true) else np.nan
+
+
 def mean_of_the_sure(x):
     fake, real = x[x > np.log(4)], x[x < -np.log(4)]
     if len(fake) > 0.4 * len(x):
@@ -104,11 +108,29 @@ def exchanged(y_true, ours, theirs, groups):
     return (1 + sum(gap(flip) >= observed - 1e-12 for flip in flips)) / 1001
 
 
-def assert_row(found, value, resampled, **tolerance):
+def again(score, y_true, given, drawn):
+    """A score on all rows, and on those of each resample."""
+    y_true, given = np.asarray(y_true), np.asarray(given)
+    return score(y_true, given), np.array([score(y_true[k], given[k]) for k in drawn])
+
+
+def assert_row(found, value, resampled):
     """A value and its interval are those that were computed again."""
     low, high = ends(resampled)
-    for name, again in {"value": value, "low": low, "high": high}.items():
-        assert found[name] == (None if again is None else pytest.approx(again, **tolerance)), name
+    for name, expected in {"value": value, "low": low, "high": high}.items():
+        assert found[name] == (None if expected is None else pytest.approx(expected)), name
+
+
+def assert_scores(found, videos, threshold, drawn):
+    """AUC, and what follows from the threshold, of a table of `judged`; both are returned."""
+    y_true, y_pred = videos["y_true"], expit(videos["logit"]) >= threshold
+    pair = again(auc, y_true, videos["logit"], drawn), again(balanced, y_true, y_pred, drawn)
+    assert_row(found["roc_auc"], *pair[0])
+    assert_row(found["balanced_accuracy"], *pair[1])
+    if "recall" in found:
+        assert_row(found["recall"], *again(recall, y_true, y_pred, drawn))
+        assert_row(found["specificity"], *again(recall, 1 - y_true, ~y_pred, drawn))
+    return pair
 
 
 def calibration_error(y_true, y_score, weights=None):
@@ -148,26 +170,29 @@ def recompute(y_true, y_score, threshold):
 
 @pytest.mark.parametrize("level", ["frame", "video"])
 def test_every_score_and_the_confusion_matrix(level, metrics, crops, videos):
-    y_true, y_score = part_of(crops if level == "frame" else videos)
-    again = recompute(y_true, y_score, metrics["threshold"])
-    assert again.keys() == metrics[level].keys()
-    for name, value in again.items():
+    table = crops if level == "frame" else videos
+    y_true, y_score = part_of(table)
+    scores = recompute(y_true, y_score, metrics["threshold"])
+    assert scores.keys() == metrics[level].keys()
+    for name, value in scores.items():
         # The equal error rate is where a line crosses: on a step of the curve any x is a root.
         row, tolerance = metrics[level][name], 1e-6 if name == "eer" else 1e-9
         assert row["value"] == pytest.approx(value, abs=tolerance), name
     matrix = sk.confusion_matrix(y_true, y_score >= metrics["threshold"]).tolist()
     assert metrics["confusion"][level] == matrix
-    assert metrics["n"][level]["FAKE"] == y_true.sum()
+    sources = table.loc[table["split"] == "test", "source"].nunique()
+    counts = {"FAKE": y_true.sum(), "REAL": (1 - y_true).sum(), "sources": sources}
+    assert metrics["n"][level] == counts
 
 
 def test_every_interval(metrics, crops, videos):
     for level, table in (("frame", crops), ("video", videos)):
         y_true, y_score = part_of(table)
         groups, threshold = table.loc[table["split"] == "test", "source"], metrics["threshold"]
-        again = pd.DataFrame(
+        drawn = pd.DataFrame(
             recompute(y_true[rows], y_score[rows], threshold) for rows in resamples(groups)
         )
-        for name, column in again.items():
+        for name, column in drawn.items():
             row, tolerance = metrics[level][name], 1e-6 if name == "eer" else 1e-9
             assert (row["low"], row["high"]) == pytest.approx(ends(column), abs=tolerance), name
 
@@ -198,8 +223,8 @@ def test_coverage_and_error_of_the_band(metrics, videos):
     sure, right = sure.to_numpy(), right.to_numpy()
     drawn = list(resamples(groups))
     assert_row(found["coverage"], sure.mean(), [sure[k].mean() for k in drawn])
-    again = [1 - right[k][sure[k]].mean() if sure[k].any() else np.nan for k in drawn]
-    assert_row(found["error"], error, again)
+    wrong = [1 - right[k][sure[k]].mean() if sure[k].any() else np.nan for k in drawn]
+    assert_row(found["error"], error, wrong)
 
 
 def test_what_was_chosen_on_val(metrics, crops, videos):
@@ -267,14 +292,15 @@ def test_baselines(demo, metrics, crops, videos):
         y_true, _ = part_of(table)
         train = trained_on[level][trained_on[level]["split"] == "train"]
         constant = np.full(len(y_true), (train["label"] == "FAKE").mean())
-        again = recompute(y_true, constant, 0.5)
-        assert metrics["baselines"]["majority"][level] == pytest.approx(again)
-    blind = videos.loc[videos["split"] == "test", "zero_pixel"]
-    found = metrics["baselines"]
-    assert found["zero_pixel"]["roc_auc"]["value"] == pytest.approx(sk.roc_auc_score(y_true, blind))
-    test = videos[videos["split"] == "test"]
-    resampled = [auc(y_true[k], blind.to_numpy()[k]) for k in resamples(test["source"])]
-    assert_row(found["zero_pixel"]["roc_auc"], sk.roc_auc_score(y_true, blind), resampled)
+        expected = recompute(y_true, constant, 0.5)
+        assert metrics["baselines"]["majority"][level] == pytest.approx(expected)
+    test, found = videos[videos["split"] == "test"], metrics["baselines"]
+    drawn = list(resamples(test["source"]))
+    blind = again(auc, y_true, test["zero_pixel"], drawn)
+    assert_row(found["zero_pixel"]["roc_auc"], *blind)
+    ours = again(auc, y_true, test["score"], drawn)
+    difference = found["zero_pixel"]["roc_auc_difference"]
+    assert_row(difference, ours[0] - blind[0], ours[1] - blind[1])
     luck, rng = found["shuffled_labels"]["roc_auc"], np.random.default_rng(1)
     by_luck = [sk.roc_auc_score(rng.permutation(y_true), test["score"]) for _ in range(4000)]
     assert luck["value"] == pytest.approx(np.mean(by_luck), abs=0.02)
@@ -302,39 +328,26 @@ def test_slices(metrics, videos):
                 assert row["roc_auc"]["value"] is None
                 continue
             drawn = list(resamples(rows["source"]))
-            y_true, y_score = y_true.to_numpy(), rows["score"].to_numpy()
-            y_pred = y_score >= metrics["threshold"]
-            for key, score, given in (
-                ("roc_auc", auc, y_score),
-                ("balanced_accuracy", balanced, y_pred),
-            ):
-                again = [score(y_true[k], given[k]) for k in drawn]
-                assert_row(row[key], score(y_true, given), again)
+            y_pred = rows["score"] >= metrics["threshold"]
+            assert_row(row["roc_auc"], *again(auc, y_true, rows["score"], drawn))
+            assert_row(row["balanced_accuracy"], *again(balanced, y_true, y_pred, drawn))
 
 
 def test_robustness_from_the_logits_of_each_condition(metrics, crops):
-    conditions = 0
+    how, threshold = metrics["aggregation"], metrics["threshold"]
     corrupted = crops[crops.filter(regex="^logit_jpeg").notna().all(axis=1)]
-
-    def videos_of(column):
-        videos = judged(
-            corrupted, corrupted[column] / metrics["temperature"], metrics["aggregation"]
-        )
-        return videos, (expit(videos["logit"]) >= metrics["threshold"]).to_numpy()
-
-    videos, clean = videos_of("logit")
-    y_true, drawn = videos["y_true"].to_numpy(), list(resamples(videos["source"]))
-    before = np.array([balanced(y_true[k], clean[k]) for k in drawn])
+    calibrated = corrupted.filter(regex="^logit") / metrics["temperature"]
+    videos = judged(corrupted, calibrated["logit"], how)
+    drawn = list(resamples(videos["source"]))
+    found = metrics["robustness"]["clean"]
+    assert (found["n"], found["sources"]) == (len(videos), videos["source"].nunique())
+    _, before = assert_scores(found, videos, threshold, drawn)
+    conditions = 0
     for name, rows in metrics["robustness"].items():
         for severity, found in rows.items() if name != "clean" else ():
-            videos, y_pred = videos_of(f"logit_{name}_{severity}")
-            logit = videos["logit"].to_numpy()
-            again = [auc(y_true[k], logit[k]) for k in drawn]
-            assert_row(found["roc_auc"], auc(y_true, logit), again)
-            after = np.array([balanced(y_true[k], y_pred[k]) for k in drawn])
-            assert_row(found["balanced_accuracy"], balanced(y_true, y_pred), after)
-            drop = balanced(y_true, clean) - balanced(y_true, y_pred)
-            assert_row(found["drop"], drop, before - after)
+            videos = judged(corrupted, calibrated[f"logit_{name}_{severity}"], how)
+            _, after = assert_scores(found, videos, threshold, drawn)
+            assert_row(found["drop"], before[0] - after[0], before[1] - after[1])
             conditions += 1
     assert conditions == 25
 
@@ -358,25 +371,20 @@ def test_further_models_and_data_sets(control):
     pair = []
     for row, column in ((own, "logit"), (demo, "logit_model_demo")):
         videos = judged(test, test[column] / row["temperature"], row["aggregation"])
-        y_true, logit = videos["y_true"].to_numpy(), videos["logit"].to_numpy()
-        y_pred, drawn = expit(logit) >= row["threshold"], list(resamples(videos["source"]))
-        resampled = np.array([auc(y_true[k], logit[k]) for k in drawn])
-        assert_row(row["roc_auc"], auc(y_true, logit), resampled)
-        again = [balanced(y_true[k], y_pred[k]) for k in drawn]
-        assert_row(row["balanced_accuracy"], balanced(y_true, y_pred), again)
-        pair.append((logit, auc(y_true, logit), resampled))
-    (ours, a, drawn_a), (theirs, b, drawn_b) = pair
+        drawn = list(resamples(videos["source"]))
+        of_auc, _ = assert_scores(row, videos, row["threshold"], drawn)
+        pair.append((videos["logit"].to_numpy(), of_auc))
+    (ours, (a, drawn_a)), (theirs, (b, drawn_b)) = pair
     assert_row(demo["roc_auc_difference"], a - b, drawn_a - drawn_b)
-    assert demo["p_value"] == pytest.approx(exchanged(y_true, ours, theirs, videos["source"]))
+    p_value = exchanged(videos["y_true"].to_numpy(), ours, theirs, videos["source"])
+    assert demo["p_value"] == pytest.approx(p_value)
 
     extra = pd.read_csv(control / "extra_predictions.csv", dtype=TEXT)
     index = pd.read_csv(control / "index.csv", dtype=TEXT)
     assert not {*index.loc[index["split"] == "train", "source"]} & {*extra["source"]}
-    row = metrics["generalisation"][1]
-    videos = judged(extra, extra["logit"] / metrics["temperature"], metrics["aggregation"])
-    y_true, logit = videos["y_true"].to_numpy(), videos["logit"].to_numpy()
-    assert (row["REAL"], row["FAKE"]) == ((1 - y_true).sum(), y_true.sum())
-    y_pred, drawn = expit(logit) >= metrics["threshold"], list(resamples(videos["source"]))
-    assert_row(row["roc_auc"], auc(y_true, logit), [auc(y_true[k], logit[k]) for k in drawn])
-    again = [balanced(y_true[k], y_pred[k]) for k in drawn]
-    assert_row(row["balanced_accuracy"], balanced(y_true, y_pred), again)
+    for row, crops in zip(metrics["generalisation"], (test, extra), strict=True):
+        videos = judged(crops, crops["logit"] / metrics["temperature"], metrics["aggregation"])
+        n_fake, sources = videos["y_true"].sum(), videos["source"].nunique()
+        assert (row["REAL"], row["FAKE"]) == (len(videos) - n_fake, n_fake)
+        assert row["sources"] == sources
+        assert_scores(row, videos, metrics["threshold"], list(resamples(videos["source"])))

@@ -142,6 +142,22 @@ def name_models(folders: Sequence[str], taken: Sequence[str] = ()) -> dict[str, 
     return named
 
 
+def score_paths(
+    model: torch.nn.Module,
+    transform: Transform,
+    paths: Sequence[str],
+    *,
+    device: torch.device,
+    batch_size: int,
+    num_workers: int,
+) -> np.ndarray:
+    """The logit of FAKE of each crop, shape (n,), to the six digits that predictions.csv keeps."""
+    loader = make_loader(
+        paths, [0] * len(paths), transform, batch_size=batch_size, num_workers=num_workers
+    )
+    return predict(model, loader, device=device).round(6)
+
+
 def extra_crops(
     folder: str, *, frames: int, seen: Collection[str], progress: bool = True
 ) -> tuple[pd.DataFrame, int]:
@@ -176,8 +192,7 @@ def judge_elsewhere(
     *,
     frames: int,
     seen: Collection[str],
-    device: torch.device,
-    batches: Mapping[str, int],
+    batches: Mapping[str, Any],
     **settings: Any,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """A further data set, scored and judged with everything frozen.
@@ -185,8 +200,7 @@ def judge_elsewhere(
     Args:
         folder, frames, seen: of `extra_crops`.
         model, transform, decision: as they were chosen.
-        device: where the model runs.
-        batches: `batch_size` and `num_workers` of the loader.
+        batches: `device`, `batch_size` and `num_workers` of `score_paths`.
         settings: `n_resamples, seed` of the bootstrap.
 
     Returns:
@@ -195,8 +209,7 @@ def judge_elsewhere(
     """
     crops, left_out = extra_crops(folder, frames=frames, seen=seen)
     paths = [f"{root}/{path}" for root, path in zip(crops["root"], crops["path"])]
-    loader = make_loader(paths, y_true_of(crops).tolist(), transform, **batches)
-    crops = crops.assign(logit=predict(model, loader, device=device).round(6))
+    crops = crops.assign(logit=score_paths(model, transform, paths, **batches))
     crops["score"] = expit(crops["logit"] / decision["temperature"])
     videos = judge_videos(crops, decision)
     name = ", ".join(sorted(crops["dataset"].unique()))

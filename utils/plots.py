@@ -66,6 +66,12 @@ def save_figure(path: Path, *, dpi: int = 150) -> Path:
     return path
 
 
+def show_figure(path: Path) -> None:
+    """Save the current figure by `save_figure`, and show it."""
+    save_figure(path)
+    plt.show()
+
+
 def get_axes(ax: Axes | None, *, figsize: tuple[float, float] = (8, 4.2)) -> Axes:
     """`ax`, or the Axes of a new figure (size in inches)."""
     return plt.subplots(figsize=figsize)[1] if ax is None else ax

@@ -85,8 +85,9 @@ def plot_timeline(
 def _with_gaps(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Times and scores, with a NaN wherever the next frame is over twice the usual step away."""
     x, y = rows["time_s"].to_numpy(float), rows["score"].to_numpy(float)
-    steps = np.diff(x)  # none of a person who is seen once
-    breaks = np.flatnonzero(steps > 2.5 * (np.median(steps) if len(steps) else 0)) + 1
+    steps = np.diff(x)
+    usual = np.median(steps) if len(steps) else 0  # a person may be seen once
+    breaks = np.flatnonzero(steps > 2.5 * usual) + 1
     return np.insert(x, breaks, np.nan), np.insert(y, breaks, np.nan)
 
 

@@ -112,34 +112,36 @@ def get_device(device: str = "auto") -> torch.device:
     """Choose the device, and prove that it computes before anything depends on it.
 
     A GPU that PyTorch was not built for says `is_available() == True` and fails at its first
-    kernel, so a small convolution is run on it. For a CPU, `keep_freed_memory` is called.
+    kernel, so a small convolution is run on it. On a CPU this process keeps the memory that it
+    frees from here on (`keep_freed_memory`).
 
     Args:
         device: "auto" (a working GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
     Raises:
         ValueError: the named device does not exist or fails at a real operation.
     """
-    if device != "auto":
-        error = _preflight(device)
-        if error:
-            raise ValueError(f"device {device!r} does not work: {error}. Use 'auto' or 'cpu'.")
-        if torch.device(device).type == "cpu":
-            keep_freed_memory()
-        return torch.device(device)
+    if device != "auto" and (error := _preflight(device)):
+        raise ValueError(f"device {device!r} does not work: {error}. Use 'auto' or 'cpu'.")
+    chosen = torch.device(_best_device() if device == "auto" else device)
+    if chosen.type == "cpu":
+        keep_freed_memory()
+    return chosen
+
+
+def _best_device() -> str:
     if torch.cuda.is_available() and not _preflight("cuda"):
-        return torch.device("cuda")
+        return "cuda"
     if torch.backends.mps.is_available() and not _preflight("mps"):
-        return torch.device("mps")
-    keep_freed_memory()
-    return torch.device("cpu")
+        return "mps"
+    return "cpu"
 
 
 def keep_freed_memory() -> None:
     """Have glibc keep the memory that this process frees, up to what it once needed.
 
     The activations of a step on a CPU are hundreds of megabytes in large pieces. By default each
-    goes back to the system and comes anew, page by page, which takes up to half of the time. Other
-    systems are left as they are.
+    goes back to the system and comes anew, page by page, which took a fifth to a third of the time
+    where it was measured (`benchmarks/README.md`). Other systems are left as they are.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
