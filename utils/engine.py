@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,13 @@ from utils.artifacts import ARTIFACTS
 from utils.checkpoints import load_checkpoint
 from utils.feeding import CropSet
 from utils.launch import is_launched, process_count, run_processes
+from utils.loading import make_loader
 from utils.models import fold_batch_norms
 from utils.precision import mixed_precision
 from utils.recipes import TrainConfig
 from utils.trainer import train
 from utils.training_job import Job
-from utils.transforms import Policy
+from utils.transforms import Policy, Transform
 
 
 def fit(
@@ -198,3 +199,19 @@ def predict(
             logits.append(model(images).float().cpu())
     pairs = torch.cat(logits).numpy().astype(np.float64)  # (n, 2)
     return pairs[:, 1] - pairs[:, 0]
+
+
+def score_paths(
+    model: torch.nn.Module,
+    transform: Transform,
+    paths: Sequence[str],
+    *,
+    device: torch.device,
+    batch_size: int,
+    num_workers: int,
+) -> np.ndarray:
+    """The logit of FAKE of each crop, shape (n,), to the six digits that predictions.csv keeps."""
+    loader = make_loader(
+        paths, [0] * len(paths), transform, batch_size=batch_size, num_workers=num_workers
+    )
+    return predict(model, loader, device=device).round(6)

@@ -18,9 +18,9 @@ from scipy.special import expit
 from utils import decisions, resampling
 from utils.artifacts import CLASSES
 from utils.datasets import scan_crops
-from utils.engine import predict
+from utils.engine import score_paths
 from utils.inspection import inspect_crops
-from utils.loading import make_loader, spread_frames
+from utils.loading import spread_frames
 from utils.scores import Scores, score_table
 from utils.splits import source_groups
 from utils.transforms import Transform
@@ -140,22 +140,6 @@ def name_models(folders: Sequence[str], taken: Sequence[str] = ()) -> dict[str, 
         )
         named[name] = home
     return named
-
-
-def score_paths(
-    model: torch.nn.Module,
-    transform: Transform,
-    paths: Sequence[str],
-    *,
-    device: torch.device,
-    batch_size: int,
-    num_workers: int,
-) -> np.ndarray:
-    """The logit of FAKE of each crop, shape (n,), to the six digits that predictions.csv keeps."""
-    loader = make_loader(
-        paths, [0] * len(paths), transform, batch_size=batch_size, num_workers=num_workers
-    )
-    return predict(model, loader, device=device).round(6)
 
 
 def extra_crops(
