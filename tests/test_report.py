@@ -14,7 +14,17 @@ from PIL import Image
 from utils.report import build_report, embed_figures
 from utils.report_captions import captions
 from utils.report_markdown import build_markdown
-from utils.report_text import answers, count, interval, number, percent, plain, verdict, weakest
+from utils.report_text import (
+    answers,
+    count,
+    failures,
+    interval,
+    number,
+    percent,
+    plain,
+    verdict,
+    weakest,
+)
 
 ROW = {"value": 0.8123, "low": 0.7011, "high": 0.9022}
 NONE = {"value": None, "low": None, "high": None}
@@ -245,6 +255,14 @@ def test_figures_are_captioned_with_numbers_and_unknown_ones_by_name(build):
     assert "0.812 (0.701 to 0.902)" in captions[0]
     assert "5 of 17" in captions[1]
     assert captions[2] == "Zebra crossing."
+
+
+def test_one_error_is_told_in_the_singular():
+    sentences = failures({"confusion": {"video": [[16, 1], [8, 15]]}})
+    assert sentences == [
+        "1 of 17 real videos (5.9%) is called FAKE.",
+        "8 of 23 fakes (34.8%) are missed.",
+    ]
 
 
 def test_missing_parts_are_left_out(build):

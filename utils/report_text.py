@@ -197,7 +197,8 @@ def failures(metrics: Mapping[str, Any]) -> list[str]:
             (fn, fn + tp, "fakes", "missed"),
         ):
             share = f" ({percent(wrong / total)})" if total else ""
-            sentences.append(f"{count(wrong)} of {count(total)} {what}{share} are {fate}.")
+            verb = "is" if wrong == 1 else "are"
+            sentences.append(f"{count(wrong)} of {count(total)} {what}{share} {verb} {fate}.")
     group = weakest(metrics)
     if group:
         by, name, auc = group
