@@ -4,9 +4,10 @@
     python -m benchmarks.compare_recipes out --data path/to/crops --epochs 20 --seeds 3
 
 Every variant trains as many steps on as many crops from the same start, keeps its best epoch by val
-loss, and scores the test split once. A variant's score of a video is the mean logit over its crops
-and over the seeds; two variants are compared on the same resamples of sources. What was measured
-goes to OUTPUT/recipes.csv, all scores to OUTPUT/recipes_scores.csv.
+loss, and scores val and test once, as they are and degraded (DEGRADED). Ingredients are chosen by
+what val says; test tells what the choice is worth. A variant's score of a video is the mean logit
+over its crops and over the seeds; two variants are compared on the same resamples of sources. What
+was measured goes to OUTPUT/recipes.csv, all scores to OUTPUT/recipes_scores.csv.
 """
 
 from __future__ import annotations
@@ -15,29 +16,44 @@ import argparse
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from sklearn.metrics import roc_auc_score
+from timm.data import resolve_model_data_config
+from tqdm.auto import tqdm
 
 from utils import artifacts, runtime
 from utils.datasets import crop_paths
 from utils.engine import fit, predict
 from utils.feeding import CropSet
-from utils.loading import default_workers, make_loader, spread_frames
+from utils.jobs import run_jobs
+from utils.loading import default_workers, load_crop, spread_frames
 from utils.metrics import paired_bootstrap
-from utils.models import build_model, model_transform
+from utils.models import build_model
 from utils.recipes import RECIPES, TrainConfig
+from utils.robustness import corrupt
 from utils.sampling import BatchPlan
+from utils.store import resized
 from utils.training import decode_crops, read_training_index
-from utils.transforms import POLICIES, Policy
+from utils.transforms import POLICIES, Policy, normalise
 
 Variant = tuple[TrainConfig, Policy]
 REFERENCE: Variant = (RECIPES["reference"], POLICIES["reference"])
 STRONG: Variant = (RECIPES["strong"], POLICIES["strong"])
+#: Corruptions of `utils.robustness`, each crop once by each.
+DEGRADED = (("jpeg", 50), ("blur", 2), ("downscale", 0.25), ("noise", 10))
+FRAMES = 16
+#: Parts in which the crops are scored.
+BATCHES = 400
+KEYS = ["split", "condition", "dataset", "video", "source", "label"]
 
 
 def without(name: str, *, policy: dict | None = None, **recipe) -> tuple[str, Variant]:
@@ -62,13 +78,44 @@ ABLATIONS = dict(
 )
 
 
-def read_sets(args: argparse.Namespace) -> tuple[CropSet, CropSet, pd.DataFrame, list[str]]:
-    """Train and val crops, and the rows and paths of the test split."""
-    index = read_training_index(args.output, frames_stored=64, frames_per_video=16)
-    sets = decode_crops(index, args.data, args.output / "store", image_size=args.image_size)
-    index = artifacts.read_table(args.output, "index.csv")
-    rows = spread_frames(index[index["split"] == "test"], 16)
-    return *sets, rows, crop_paths(rows, args.data)
+@dataclass(frozen=True)
+class Study:
+    """What all runs share; it travels to the processes that train.
+
+    Attributes:
+        args: of the command line.
+        train, val: decoded crops.
+        pixels: file of the crops that are scored, uint8, shape (n, side, side, 3).
+    """
+
+    args: argparse.Namespace
+    train: CropSet
+    val: CropSet
+    pixels: Path
+
+
+def scored_rows(output: Path) -> pd.DataFrame:
+    """What is scored: the crops of val and of test, as they are and degraded."""
+    index = artifacts.read_table(output, "index.csv")
+    parts = [
+        spread_frames(index[index["split"] == split], FRAMES).assign(condition=condition)
+        for split in ("val", "test")
+        for condition in ("clean", *(name for name, _ in DEGRADED))
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def draw_pixels(rows: pd.DataFrame, data: str, side: int, file: Path) -> None:
+    """Decode, degrade and resize what is scored, once for all runs."""
+    pixels = np.lib.format.open_memmap(file, "w+", np.uint8, (len(rows), side, side, 3))
+    severities = dict(DEGRADED)
+    work = zip(crop_paths(rows, data), rows["condition"])
+    for i, (path, condition) in enumerate(tqdm(work, "degrade", len(rows), unit="crop")):
+        crop = load_crop(path)
+        if condition in severities:
+            [spoilt] = corrupt([np.asarray(crop)], condition, severities[condition], seed=i)
+            crop = Image.fromarray(spoilt)
+        pixels[i] = resized(crop, side)
 
 
 def epochs_of(variant: Variant, train: CropSet, crops: int) -> int:
@@ -81,30 +128,86 @@ def epochs_of(variant: Variant, train: CropSet, crops: int) -> int:
     return max(1, round(crops / sum(plan.sizes)))
 
 
-def score(
-    variant: Variant, seed: int, sets: tuple[CropSet, CropSet], paths: list[str], args
-) -> tuple[np.ndarray, int]:
-    """The logits of the test crops after training, and the epochs that it took."""
-    train, val = sets
-    config, policy = variant
-    epochs = epochs_of(variant, train, args.epochs * epoch_size(train))
+def train_and_score(study: Study, run: tuple[str, Variant, int]) -> tuple[str, int, np.ndarray]:
+    """One run: its name, its epochs, and the logit of FAKE of each scored crop, shape (n,)."""
+    args, (name, (config, policy), seed) = study.args, run
+    epochs = epochs_of((config, policy), study.train, args.epochs * epoch_size(study.train))
     config = replace(config, epochs=epochs, batch_size=args.batch_size, seed=seed)
     runtime.seed_everything(seed)
     model = build_model(args.model, image_size=args.image_size, pretrained=args.pretrained)
     device = runtime.get_device()
     with tempfile.TemporaryDirectory() as folder:
         fit(
-            model, train, val, config, policy=policy, folder=folder, device=device,
-            num_workers=args.workers, progress=sys.stderr.isatty(),
+            model, study.train, study.val, config, policy=policy, folder=folder, device=device,
+            num_workers=args.workers, progress=sys.stderr.isatty() and args.processes == 1,
         )  # fmt: skip
-    loader = make_loader(paths, [0] * len(paths), model_transform(model), batch_size=128)
-    return predict(model, loader, device=device, progress=False), epochs
+    facts = resolve_model_data_config(model)
+    batches = np.array_split(np.load(study.pixels, mmap_mode="r"), BATCHES)
+    images = (
+        (normalise(torch.tensor(batch), facts["mean"], facts["std"], device), 0, 0)
+        for batch in batches
+    )
+    return f"{name}, seed {seed}", epochs, predict(model, images, device=device, progress=False)  # type: ignore[arg-type]
 
 
 def epoch_size(train: CropSet) -> int:
     """Crops of an epoch of the reference recipe."""
     counts = np.bincount(train.table.video)
     return int(np.minimum(counts, REFERENCE[0].frames_per_video).sum())
+
+
+def compare(scores: pd.DataFrame, names: Sequence[str], seeds: int) -> pd.DataFrame:
+    """One row a variant: AUC by video on val and test, clean and degraded, and strong's lead.
+
+    Args:
+        scores: KEYS and the logits of every run, "<variant>, seed <n>".
+        names: of the variants.
+        seeds: of each.
+    """
+    table = []
+    for name in names:
+        row: dict[str, str] = {"variant": name}
+        columns = [f"{name}, seed {seed}" for seed in range(seeds)]
+        for split, degraded in product(("val", "test"), (False, True)):
+            part = scores[
+                (scores["split"] == split) & ((scores["condition"] != "clean") == degraded)
+            ]
+            where = f"{split}, {'degraded' if degraded else 'clean'}"
+            videos = [by_video(part, [column]) for column in columns]
+            row[where] = by_seeds([roc_auc_score(v["y_true"], v["logit"]) for v in videos])
+            if name == names[0]:
+                continue
+            ours, theirs = (
+                by_video(part, [f"{n}, seed {seed}" for seed in range(seeds)])
+                for n in (names[0], name)
+            )
+            lead = paired_bootstrap(
+                ours["y_true"], sigmoid(ours["logit"]), sigmoid(theirs["logit"]),
+                groups=ours["source"], threshold=0.5,
+            )["roc_auc"]  # fmt: skip
+            lead_text = "{value:+.3f} ({low:+.3f} to {high:+.3f})".format(**lead)
+            row[f"{names[0]} leads on {where}"] = lead_text
+        table.append(row)
+    return pd.DataFrame(table)
+
+
+def by_video(scores: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """A row a video and condition: `y_true`, `source`, mean `logit` of its crops and `columns`."""
+    logit = scores[columns].mean(axis=1)
+    table = scores.assign(logit=logit, y_true=(scores["label"] == "FAKE").astype(int))
+    groups = table.groupby(["condition", "dataset", "video"], as_index=False)
+    return groups.agg(
+        y_true=("y_true", "first"), source=("source", "first"), logit=("logit", "mean")
+    )
+
+
+def by_seeds(aucs: list[float]) -> str:
+    """Median and range."""
+    return f"{np.median(aucs):.3f} ({min(aucs):.3f} to {max(aucs):.3f})"
+
+
+def sigmoid(logits: pd.Series) -> np.ndarray:
+    return torch.sigmoid(torch.tensor(logits.to_numpy())).numpy()
 
 
 def main() -> int:
@@ -118,59 +221,34 @@ def main() -> int:
     parser.add_argument("--epochs", type=float, default=20, help="of the reference recipe")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=default_workers(runtime.get_device()))
+    parser.add_argument("--processes", type=int, default=1, help="runs at a time")
     parser.add_argument("--ablate", action="store_true", help="also strong without each ingredient")
-    parser.add_argument("--only", nargs="*", help="some variants, by name")
+    parser.add_argument("--only", nargs="*", help="some variants beside strong, by name")
     args = parser.parse_args()
     variants = {"strong": STRONG, "reference": REFERENCE} | (ABLATIONS if args.ablate else {})
     if args.only:
         variants = {"strong": STRONG} | {name: variants[name] for name in args.only}
-    train, val, rows, paths = read_sets(args)
-    scores = rows[["dataset", "video", "source", "label"]].copy()
-    table = []
-    for name, variant in variants.items():
-        began, aucs = time.perf_counter(), []
-        columns = [f"{name}, seed {seed}" for seed in range(args.seeds)]
-        for seed, column in enumerate(columns):
-            scores[column], epochs = score(variant, seed, (train, val), paths, args)
-            videos = by_video(scores, [column])
-            aucs.append(roc_auc_score(videos["y_true"], videos["logit"]))
-            print(f"{column}: test AUC {aucs[-1]:.3f} by video", flush=True)
-        row = {"variant": name, "epochs": epochs, "auc": by_seeds(aucs)}
-        if name != "strong":
-            ours, theirs = (
-                by_video(scores, [f"{n}, seed {s}" for s in range(args.seeds)])
-                for n in ("strong", name)
-            )
-            gain = paired_bootstrap(
-                ours["y_true"], sigmoid(ours["logit"]), sigmoid(theirs["logit"]),
-                groups=ours["source"], threshold=0.5,
-            )["roc_auc"]  # fmt: skip
-            row["strong is better by"] = "{value:+.3f} ({low:+.3f} to {high:+.3f})".format(**gain)
-        row["minutes"] = round((time.perf_counter() - began) / 60, 1)
-        table.append(row)
-        pd.DataFrame(table).to_csv(args.output / "recipes.csv", index=False)
+    index = read_training_index(args.output, frames_stored=64, frames_per_video=FRAMES)
+    train, val = decode_crops(index, args.data, args.output / "store", image_size=args.image_size)
+    rows = scored_rows(args.output)
+    study = Study(args, train, val, args.output / "store" / "scored.npy")
+    draw_pixels(rows, args.data, args.image_size, study.pixels)
+    scores = rows[KEYS].copy()
+    runs = [(n, variant, seed) for seed in range(args.seeds) for n, variant in variants.items()]
+    began = time.monotonic()
+    for name, epochs, logits in run_jobs(
+        partial(train_and_score, study), runs, workers=args.processes
+    ):
+        scores[name] = logits.round(4)
         scores.to_csv(args.output / "recipes_scores.csv", index=False)
-    print(pd.DataFrame(table).to_string(index=False))
+        clean = scores[(scores["split"] == "val") & (scores["condition"] == "clean")]
+        auc = roc_auc_score(clean["label"] == "FAKE", clean[name])
+        minutes = (time.monotonic() - began) / 60
+        print(f"{name}: {epochs} epochs, val AUC {auc:.3f}; {minutes:.1f} min so far", flush=True)
+    table = compare(scores, list(variants), args.seeds)
+    table.to_csv(args.output / "recipes.csv", index=False)
+    print(table.T.to_string(header=False))
     return 0
-
-
-def by_video(scores: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """A row a video: `y_true`, `source` and the mean `logit` over its crops and `columns`."""
-    logit = scores[columns].mean(axis=1)
-    table = scores.assign(logit=logit, y_true=(scores["label"] == "FAKE").astype(int))
-    groups = table.groupby(["dataset", "video"], as_index=False)
-    return groups.agg(
-        y_true=("y_true", "first"), source=("source", "first"), logit=("logit", "mean")
-    )
-
-
-def by_seeds(aucs: list[float]) -> str:
-    """Median and range."""
-    return f"{np.median(aucs):.3f} ({min(aucs):.3f} to {max(aucs):.3f})"
-
-
-def sigmoid(logits: pd.Series) -> np.ndarray:
-    return torch.sigmoid(torch.tensor(logits.to_numpy())).numpy()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from benchmarks.videos import bench_videos
-from utils.faces import CropRecipe, find_faces, load_detector, shrink
+from utils.crop_recipe import CropRecipe
+from utils.faces import find_faces, load_detector, shrink
 from utils.video import sample_frames
 
 NAME, BASELINE, UNIT = "detecting frame by frame", "in one batch", "ms/frame"
@@ -33,9 +34,9 @@ def measure() -> list[tuple[float, float]]:
     for _ in range(RUNS + 1):
         start = time.perf_counter()
         for image in small:
-            find_faces(detector, image)
+            find_faces(detector, [image])
         middle = time.perf_counter()
-        detector.detect(small)
+        find_faces(detector, small)
         end = time.perf_counter()
         pairs.append((1e3 * (middle - start) / len(small), 1e3 * (end - middle) / len(small)))
     return pairs[1:]  # the first run warms up

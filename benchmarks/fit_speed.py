@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +31,20 @@ from utils.store import open_store
 from utils.transforms import POLICIES
 
 MODEL = "tf_efficientnetv2_s.in1k"
-SIZE = 160
+ON_GPU = torch.cuda.is_available()
+SIZES = (160, 224, 300) if ON_GPU else (160,)
 #: Runs, epochs a run (the first one warms up), steps an epoch, crops a step. An epoch is as long as
-#: one of the 1,165 real crops of a DFDC part, for what it ends with does not grow with its length.
-CPU = (3, 2, 72, 16)
-GPU = (5, 4, 60, 128)
+#: a real one, for what it ends with does not grow with its length: on a CPU one of the 1,165 crops
+#: of a DFDC part at one frame a video, on a GPU one of 16 frames a video.
+RUNS, EPOCHS, STEPS, BATCH = (3, 3, 144, 128) if ON_GPU else (3, 2, 72, 16)
 #: Steps between two turns.
-BLOCK = 6
+BLOCK = 12 if ON_GPU else 6
 
 
-def crop_set(paths: list[str], folder: Path, name: str) -> CropSet:
+def crop_set(paths: list[str], folder: Path, name: str, size: int) -> CropSet:
     rows = np.arange(len(paths))
     table = CropTable(y_true=rows % 2, video=rows, source=rows // 2, frame=0 * rows)
-    return CropSet(open_store(paths, SIZE, folder, name, progress=False), table, paths)
+    return CropSet(open_store(paths, size, folder, name, progress=False), table, paths)
 
 
 class Interleaved:
@@ -51,8 +53,8 @@ class Interleaved:
     A hook before every `BLOCK`-th forward pass runs as many bare ones; its time is not `fit`'s.
     """
 
-    def __init__(self, batch: int) -> None:
-        self.bare_step, self.steps, self.seconds = make_bare_step(batch), 0, 0.0
+    def __init__(self, size: int) -> None:
+        self.bare_step, self.steps, self.seconds = make_bare_step(size), 0, 0.0
 
     def __call__(self, model: torch.nn.Module, inputs: Any) -> None:
         if not model.training:
@@ -62,22 +64,20 @@ class Interleaved:
             self.seconds += timed(self.bare_step, BLOCK)
 
 
-def epochs_of_fit(
-    train: CropSet, val: CropSet, folder: Path, epochs: int, batch: int
-) -> tuple[float, float]:
+def epochs_of_fit(train: CropSet, val: CropSet, folder: Path, size: int) -> tuple[float, float]:
     """(crops a second of `fit`, of the bare step) over all epochs but the first.
 
     That of `fit` is with all that an epoch takes.
     """
-    bare = Interleaved(batch)
-    model = build_model(MODEL, image_size=SIZE, pretrained=False)
+    bare = Interleaved(size)
+    model = build_model(MODEL, image_size=size, pretrained=False)
     model.register_forward_pre_hook(bare)
     ends: list[tuple[float, float, int]] = []
     fit(
         model,
         train,
         val,
-        make_config("reference", epochs=epochs, batch_size=batch, frames_per_video=0),
+        make_config("reference", epochs=EPOCHS, batch_size=BATCH, frames_per_video=0),
         policy=POLICIES["reference"],
         folder=folder / "checkpoint",
         device=get_device(),
@@ -87,20 +87,22 @@ def epochs_of_fit(
         progress=False,
     )
     elapsed, apart, steps = (last - first for first, last in zip(ends[0], ends[-1]))
-    return (epochs - 1) * len(train) / (elapsed - apart), steps * batch / apart
+    return (EPOCHS - 1) * len(train) / (elapsed - apart), steps * BATCH / apart
 
 
-def make_bare_step(batch: int, *, plain: bool = False) -> Callable[[], None]:
+def make_bare_step(size: int, *, plain: bool = False, compiled: bool = False) -> Callable[[], None]:
     """One step on fixed tensors; `plain`: in float32, contiguous, with the default Adam."""
     device = get_device()
     layout = torch.contiguous_format if plain else torch.channels_last
-    model = build_model(MODEL, image_size=SIZE, pretrained=False)
+    model = build_model(MODEL, image_size=size, pretrained=False)
     model = model.to(device).to(memory_format=layout).train()
+    if compiled:
+        model.compile()
     optimizer = make_optimizer(model, make_config("reference"))
     if plain:
         optimizer = torch.optim.Adam(model.parameters(), foreach=False)
-    images = torch.randn(batch, 3, SIZE, SIZE, device=device).to(memory_format=layout)
-    targets = torch.randint(0, 2, (batch,), device=device)
+    images = torch.randn(BATCH, 3, size, size, device=device).to(memory_format=layout)
+    targets = torch.randint(0, 2, (BATCH,), device=device)
     precision = "no" if plain else mixed_precision(device)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float16
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
@@ -127,36 +129,38 @@ def timed(step: Callable[[], None], times: int) -> float:
 
 
 def _wait() -> None:
-    if torch.cuda.is_available():
+    if ON_GPU:
         torch.cuda.synchronize()
 
 
-def of_fit() -> list[tuple[float, float]]:
+def of_fit(size: int) -> list[tuple[float, float]]:
     """(crops a second of `fit`, of the bare step) of each paired run."""
-    runs, epochs, steps, batch = GPU if torch.cuda.is_available() else CPU
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         paths = bench_crops(folder)
-        wanted = (paths * (steps * batch // len(paths) + 1))[: steps * batch]
-        train, val = crop_set(wanted, folder, "train"), crop_set(paths[:2], folder, "val")
-        return [epochs_of_fit(train, val, folder, epochs, batch) for _ in range(runs)]
+        wanted = (paths * (STEPS * BATCH // len(paths) + 1))[: STEPS * BATCH]
+        train = crop_set(wanted, folder, "train", size)
+        val = crop_set(paths[:2], folder, "val", size)
+        return [epochs_of_fit(train, val, folder, size) for _ in range(RUNS)]
 
 
-def of_plain_loop() -> list[tuple[float, float]]:
+def of_plain_loop(size: int, *, compiled: bool = False) -> list[tuple[float, float]]:
     """(crops a second of our step, of the plain float32 step) of each paired run."""
-    runs, _, steps, batch = GPU if torch.cuda.is_available() else CPU
-    ours, plain = make_bare_step(batch), make_bare_step(batch, plain=True)
+    ours, plain = make_bare_step(size, compiled=compiled), make_bare_step(size, plain=True)
     for step in (ours, plain):
-        timed(step, 2)  # to warm up
-    blocks = range(steps // BLOCK)
-    pairs = []
-    for _ in range(runs):
-        times = [(timed(ours, BLOCK), timed(plain, BLOCK)) for _ in blocks]
-        pairs.append(tuple(len(blocks) * BLOCK * batch / sum(column) for column in zip(*times)))
-    return pairs
+        timed(step, 3)  # to warm up
+    pairs = [(timed(ours, BLOCK), timed(plain, BLOCK)) for _ in range(RUNS)]
+    return [(BLOCK * BATCH / one, BLOCK * BATCH / two) for one, two in pairs]
 
 
-BENCHMARKS = (
-    (f"fit, V2-S, {SIZE} px", "bare step", "crops/s", of_fit),
-    (f"step, V2-S, {SIZE} px", "plain float32 step", "crops/s", of_plain_loop),
-)
+def _benchmarks() -> Iterator[tuple]:
+    for size in SIZES[:2]:
+        yield f"fit, V2-S, {size} px", "bare step", "crops/s", partial(of_fit, size)
+    for size in SIZES:
+        for compiled in (False, True) if ON_GPU else (False,):
+            name = f"{'compiled ' * compiled}step, V2-S, {size} px"
+            measure = partial(of_plain_loop, size, compiled=compiled)
+            yield name, "plain float32 step", "crops/s", measure
+
+
+BENCHMARKS = tuple(_benchmarks())

@@ -29,6 +29,7 @@ from utils.inference import judge_files
 from utils.layouts import VIDEO_SUFFIXES
 from utils.media import open_media
 from utils.models import build_model, save_model
+from utils.runtime import get_device
 from utils.scoring import Judge, load_judge, score_crops
 from utils.video import write_video
 
@@ -67,7 +68,7 @@ def bench_judge(folder: Path) -> Judge:
     torch.manual_seed(0)
     model = build_model(MODEL, image_size=SIZE, pretrained=False)
     save_model(model, folder / "model", extra={}, card="")
-    return load_judge(folder / "model", device=torch.device("cpu"))
+    return load_judge(folder / "model", device=get_device())
 
 
 def decode_all(path: str) -> None:

@@ -1,3 +1,4 @@
+import copy
 import os
 import signal
 import time
@@ -21,7 +22,8 @@ from utils.sampling import CropTable
 from utils.store import open_store
 from utils.transforms import POLICIES, eval_transform
 
-CPU = torch.device("cpu")
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 PLAIN = eval_transform(image_size=32, mean=[0.5] * 3, std=[0.5] * 3)
 Y_TRUE = [0, 1] * 10
 CONFIG = TrainConfig(
@@ -73,7 +75,7 @@ def new_model(name="test_efficientnet", seed=0):
 
 
 def train(folder, paths, config=CONFIG, *, model=None, y_train=Y_TRUE, y_val=Y_TRUE,
-          policy="none", resume=False, **options):  # fmt: skip
+          policy="none", resume=False, device=CPU, **options):  # fmt: skip
     model = model or new_model()
     history = fit(
         model,
@@ -82,7 +84,7 @@ def train(folder, paths, config=CONFIG, *, model=None, y_train=Y_TRUE, y_val=Y_T
         config,
         policy=POLICIES[policy],
         folder=folder,
-        device=CPU,
+        device=device,
         resume=folder if resume else None,
         progress=False,
         **options,
@@ -484,6 +486,50 @@ def test_val_of_one_class_has_a_loss_but_no_auc(paths, tmp_path):
     history, _ = train(tmp_path, paths, replace(CONFIG, epochs=1), y_val=[1] * 20)
     assert np.isfinite(history["val_loss"]).all()
     assert history["val_auc"].isna().all()
+
+
+# on a GPU
+
+
+@gpu
+@pytest.mark.parametrize("precision", ["auto", "float16", "float32"])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_gpu_learns_what_can_be_learned_and_goes_on(paths, tmp_path, precision, num_workers):
+    options = {"device": GPU, "num_workers": num_workers}
+    config = replace(CONFIG, precision=precision, ema=0.5, clip_norm=1.0)
+    train(tmp_path, paths, replace(config, epochs=5), **options)
+    history, model = train(tmp_path, paths, replace(config, epochs=10), resume=True, **options)
+    assert history["epoch"].tolist() == list(range(1, 11))
+    assert history["val_auc"].max() > 0.9
+    lowest = history["val_loss"].min()
+    assert val_loss(model.cpu(), paths, Y_TRUE) == pytest.approx(lowest, abs=0.05)
+
+
+@gpu
+def test_a_gpu_that_is_full_ends_with_a_batch_size_that_may_fit(paths, tmp_path):
+    torch.cuda.set_per_process_memory_fraction(1e-4)
+    try:
+        with pytest.raises(MemoryError, match=r"BATCH_SIZE=5 in 1 part.*ACCUMULATE=2"):
+            train(tmp_path, paths, device=GPU)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+@gpu
+def test_a_gpu_stops_at_a_loss_that_is_no_number(paths, tmp_path):
+    model = new_model()
+    torch.nn.init.constant_(model.get_classifier().weight, float("nan"))
+    with pytest.raises(FloatingPointError, match="epoch 1, step 0"):
+        train(tmp_path, paths, model=model, device=GPU)
+
+
+@gpu
+def test_a_gpu_predicts_what_a_cpu_predicts(learned, paths):
+    model = copy.deepcopy(learned[1])
+    loader = make_loader(paths, Y_TRUE, model_transform(model), batch_size=7)
+    ours = predict(model, loader, device=GPU, progress=False)
+    theirs = predict(model.cpu(), loader, device=CPU, progress=False)
+    assert np.abs(ours - theirs).max() < 0.1
 
 
 # predictions

@@ -6,11 +6,11 @@ import torch
 from PIL import Image
 
 from utils.augment import augment
-from utils.feeding import CropSet, TrainBatches, make_loaders, normalise
+from utils.feeding import CropSet, TrainBatches, make_loaders
 from utils.recipes import make_config
 from utils.sampling import CropTable
 from utils.store import open_store
-from utils.transforms import POLICIES, eval_transform, make_policy
+from utils.transforms import POLICIES, eval_transform, make_policy, normalise
 
 NONE, REFERENCE = POLICIES["none"], POLICIES["reference"]
 BLEND = make_policy("none", self_blend=1.0)

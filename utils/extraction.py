@@ -18,6 +18,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from utils.artifacts import ARTIFACTS, atomic_path
+from utils.crop_recipe import CropRecipe
 from utils.face_folders import (
     BOXES,
     METADATA,
@@ -31,7 +32,7 @@ from utils.face_folders import (
     working_folder,
     write_record,
 )
-from utils.faces import CropRecipe, Place, cut_at, find_faces, load_detector, shrink
+from utils.faces import Place, cut_at, load_detector, search, shrink
 from utils.jobs import prefetch, run_jobs
 from utils.tracks import link_tracks
 from utils.video import frames_at, probe, sample_frames
@@ -209,7 +210,7 @@ def _extract(job: _Job) -> dict[str, Any]:
         info = probe(job.path)
         record |= {"fps": round(info.fps, 4), "size": [info.width, info.height]}
         frames, record["note"] = _frames(job, record["size"])
-        places, record["faces"] = _cut(job, prefetch(frames), made)
+        places, record["faces"] = _cut(job, frames, made)
         record["n_frames"] = len(places)
         if job.label == "REAL":  # where a fake may be cut too
             record["places"] = places
@@ -226,12 +227,12 @@ def _extract(job: _Job) -> dict[str, Any]:
     return record
 
 
-#: Number, shrunk frame, size of the full one, and where its faces are, if that is known.
-Frame = tuple[int, Image.Image, tuple[int, int], "list[Place] | None"]
+#: Shrunk frame, (its number, size of the full one), and where its faces are.
+Frame = tuple[Image.Image, tuple[int, tuple[int, int]], "list[Place]"]
 
 
 def _frames(job: _Job, size: list[int]) -> tuple[Iterator[Frame], str]:
-    """The frames to cut, and why they are not those of the original where they should be."""
+    """The frames to cut, made ahead, and why they are not cut as the original where they should."""
     recipe, threads = job.how.recipe, job.how.threads
     note = ""
     if job.paired:
@@ -246,19 +247,19 @@ def _frames(job: _Job, size: list[int]) -> tuple[Iterator[Frame], str]:
             number: [Place(*place) for place in found] for number, found in job.pair["places"]
         }
         frames = frames_at(job.path, list(places), threads=threads)
-        return ((n, shrink(image, recipe), image.size, places[n]) for n, _, image in frames), ""
+        known = ((shrink(image, recipe), (n, image.size), places[n]) for n, _, image in frames)
+        return prefetch(known), ""
     frames = sample_frames(job.path, job.how.frames_per_video, threads=threads)
+    shrunk = prefetch((shrink(image, recipe), (n, image.size)) for n, _, image in frames)
     note = note and f"cut at its own faces: {note}"
-    return ((n, shrink(image, recipe), image.size, None) for n, _, image in frames), note
+    return search(_detector(recipe, job.how.device), shrunk), note
 
 
 def _cut(job: _Job, frames: Iterable[Frame], made: Path) -> tuple[list, list]:
     """Save the crops of one video; give the places of each frame and the rows of `boxes.csv`."""
     recipe, boxes = job.how.recipe, []
     places: list[Any] = []
-    for number, small, full, known in frames:
-        if known is None:
-            known = find_faces(_detector(recipe, job.how.device), small)
+    for small, (number, full), known in frames:
         faces = cut_at(small, known, recipe, full)
         for index, face in enumerate(faces, start=1):
             face.crop.save(made / crop_name(number, index))

@@ -141,12 +141,14 @@ def judge_files(
 def _judge_here(judge: Judge, work: Sequence[_Work], frames_per_video: int) -> Iterator[_Result]:
     """Several files at once in threads: while one is decoded, others are searched and scored."""
     fewest, most = IN_FLIGHT
-    at_once = min(max(fewest, min(most, os.cpu_count() or 1)), len(work))
+    cores = os.cpu_count() or 1
+    at_once = min(max(fewest, min(most, cores)), len(work))
     if at_once < 2:
         yield from ((n, judge_file(judge, p, frames_per_video=frames_per_video, cropped=c))
                     for n, p, c in work)  # fmt: skip
         return
-    judge_one = partial(_judge_one, judge, frames_per_video)
+    # No more threads within than cores that no file keeps busy: they would fight for them.
+    judge_one = partial(_judge_one, judge, frames_per_video, max(1, cores // at_once))
     set_threads = torch.set_num_threads  # of the thread that calls it
     with _torch_threads(1), ThreadPoolExecutor(at_once, "judge", set_threads, (1,)) as pool:
         # Large ones first: a large one at the end would keep one core busy and the others waiting.
@@ -163,16 +165,17 @@ def _size(path: str) -> int:
     return os.path.getsize(path) if os.path.exists(path) else 0
 
 
-def _judge_one(judge: Judge, frames_per_video: int, item: _Work) -> _Result:
+def _judge_one(judge: Judge, frames_per_video: int, threads: int, item: _Work) -> _Result:
     number, path, cropped = item
-    # One thread each: files side by side need no threads within, which would fight for the cores.
-    answer = judge_file(judge, path, frames_per_video=frames_per_video, cropped=cropped, threads=1)
+    answer = judge_file(
+        judge, path, frames_per_video=frames_per_video, cropped=cropped, threads=threads
+    )
     return number, answer
 
 
 def _judge_apart(model: _Model, device: str, frames_per_video: int, item: _Work) -> _Result:
     """The same in another process, which loads the model once and again when it changes."""
-    return _judge_one(_loaded(model, device), frames_per_video, item)
+    return _judge_one(_loaded(model, device), frames_per_video, 1, item)
 
 
 def _model_state(judge: Judge) -> _Model:

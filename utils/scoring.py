@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 
 from utils.artifacts import check_fields
+from utils.crop_recipe import CropRecipe
 from utils.engine import predict
-from utils.faces import CropRecipe, load_detector
+from utils.faces import load_detector
 from utils.models import fold_batch_norms, load_model, model_transform
 from utils.transforms import Transform
 

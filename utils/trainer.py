@@ -16,12 +16,13 @@ from timm.utils import ModelEmaV3
 
 from utils.artifacts import ARTIFACTS
 from utils.checkpoints import CheckpointWriter, copied, load_checkpoint
-from utils.feeding import make_loaders, normalise
+from utils.feeding import make_loaders
 from utils.launch import Report
 from utils.precision import make_accelerator
 from utils.recipes import balanced_weights, make_optimizer, make_scheduler
 from utils.training_job import (
     Job,
+    OnItsWay,
     Position,
     is_out_of_memory,
     out_of_memory,
@@ -29,6 +30,7 @@ from utils.training_job import (
     summed_loss,
     val_figures,
 )
+from utils.transforms import normalise
 
 ADVICE = "lower the learning rate; the checkpoint holds the last good state"
 #: Steps between two looks at the clock that all processes have to agree on.
@@ -132,7 +134,7 @@ class _Run:
         if self.accelerator.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         self.plan.epoch, self.plan.start = self.at.epoch, self.at.step
-        pending: tuple[torch.Tensor, torch.Tensor, int] | None = None
+        pending: tuple[OnItsWay, torch.Tensor, int] | None = None
         batches = iter(self.train_loader)
         start = time.perf_counter() - self.at.seconds
         for step in range(self.at.step, self.steps):
@@ -144,7 +146,7 @@ class _Run:
             images, targets, rows = next(batches)
             self.at.waited += time.perf_counter() - ready
             loss = self._step(images, targets, step)
-            # The loss of the step before: reading the one of this step would make a GPU wait.
+            # The loss of the step before: with that of this step a GPU would stand still meanwhile.
             self._check(pending)
             pending = loss, rows, step
             self.at.step = step + 1
@@ -158,7 +160,7 @@ class _Run:
         self.at.seconds = time.perf_counter() - start
         return True
 
-    def _step(self, images: torch.Tensor, targets: torch.Tensor, step: int) -> torch.Tensor:
+    def _step(self, images: torch.Tensor, targets: torch.Tensor, step: int) -> OnItsWay:
         """One step of the optimiser; returns the summed loss of the crops of this process."""
         number = (self.at.epoch - 1) * self.steps + step
         # Dropout follows from here, so a resumed step repeats exactly, whatever drew in between.
@@ -185,9 +187,9 @@ class _Run:
         self.optimizer.step()
         if self.ema:
             self.ema.update(self.model, step=number)
-        return total
+        return OnItsWay(total)
 
-    def _check(self, pending: tuple[torch.Tensor, torch.Tensor, int] | None) -> None:
+    def _check(self, pending: tuple[OnItsWay, torch.Tensor, int] | None) -> None:
         """Count the loss of a step that was run, or stop where it is no number."""
         if pending is None:
             return

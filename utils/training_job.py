@@ -81,6 +81,24 @@ class Position:
         }
 
 
+class OnItsWay:
+    """A number that a GPU will have computed; `float` waits for it, and for nothing behind it.
+
+    `tensor.item()` would wait for all that the GPU was given since.
+    """
+
+    def __init__(self, value: torch.Tensor) -> None:
+        self.value = value.to("cpu", non_blocking=value.is_cuda)
+        self.copied = torch.cuda.Event() if value.is_cuda else None
+        if self.copied:
+            self.copied.record()
+
+    def __float__(self) -> float:
+        if self.copied:
+            self.copied.synchronize()
+        return float(self.value)
+
+
 def summed_loss(
     logits: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor | None, smoothing: float
 ) -> torch.Tensor:

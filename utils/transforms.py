@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -152,3 +153,35 @@ def eval_transform(*, image_size: int, mean: Sequence[float], std: Sequence[floa
             v2.Normalize(list(mean), list(std)),
         ]
     )
+
+
+def normalise(
+    images: torch.Tensor, mean: Sequence[float], std: Sequence[float], device: torch.device
+) -> torch.Tensor:
+    """The second half of the eval transform, on the device: it takes a quarter of the transfer.
+
+    Args:
+        images: (B, H, W, 3) uint8.
+        mean, std: of the model, for values in [0, 1].
+    Returns:
+        (B, 3, H, W) float32, channels last in memory.
+    """
+    size, height, width, _ = images.shape
+    # Rows of whole pixels: three numbers repeated over the last axis would take four times as long.
+    values = images.to(device, non_blocking=True).reshape(size * height, width * 3)
+    factor, offset = _per_row(tuple(mean), tuple(std), width, device)
+    values = values.float().mul_(factor).sub_(offset)
+    return values.view(size, height, width, 3).permute(0, 3, 1, 2)
+
+
+@lru_cache(maxsize=8)
+def _per_row(
+    mean: tuple[float, ...], std: tuple[float, ...], width: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Factor and offset of each number of a row, on the device.
+
+    Once: a GPU ends all that it was given before it takes a tensor from pageable memory.
+    """
+    deviation = torch.tensor(std).repeat(width)
+    offset = torch.tensor(mean).repeat(width) / deviation
+    return (1 / (255 * deviation)).to(device), offset.to(device)
