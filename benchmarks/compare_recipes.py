@@ -1,4 +1,4 @@
-"""Strong against reference, and strong without one ingredient at a time, at equal compute.
+"""Strong against reference, and strong with one ingredient less or more, at equal compute.
 
     make run DATA=path/to/crops OUTPUT=out TO=02_augment
     python -m benchmarks.compare_recipes out --data path/to/crops --epochs 20 --seeds 3
@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -47,17 +48,23 @@ from utils.transforms import POLICIES, Policy, normalise
 
 Variant = tuple[TrainConfig, Policy]
 REFERENCE: Variant = (RECIPES["reference"], POLICIES["reference"])
-STRONG: Variant = (RECIPES["strong"], POLICIES["strong"])
+STRONG: Variant = (RECIPES["strong"], POLICIES["reference"])
 #: Corruptions of `utils.robustness`, each crop once by each.
 DEGRADED = (("jpeg", 50), ("blur", 2), ("downscale", 0.25), ("noise", 10))
 FRAMES = 16
-#: Parts in which the crops are scored.
-BATCHES = 400
+#: Crops that are scored at once.
+BATCH = 256
 KEYS = ["split", "condition", "dataset", "video", "source", "label"]
 
 
-def without(name: str, *, policy: dict | None = None, **recipe) -> tuple[str, Variant]:
-    return f"strong, no {name}", (replace(STRONG[0], **recipe), replace(STRONG[1], **policy or {}))
+def without(name: str, **recipe: Any) -> tuple[str, Variant]:
+    return f"strong, no {name}", (replace(STRONG[0], **recipe), STRONG[1])
+
+
+def and_also(name: str, *ingredients: str) -> tuple[str, Variant]:
+    """Strong, with ingredients of the policy "robust"."""
+    taken = {key: getattr(POLICIES["robust"], key) for key in ingredients}
+    return f"strong and {name}", (STRONG[0], replace(STRONG[1], **taken))
 
 
 ABLATIONS = dict(
@@ -69,11 +76,14 @@ ABLATIONS = dict(
         without("clipping", clip_norm=0.0),
         without("pairs", pairs=False),
         without("pairs, no balance", pairs=False, balanced=False),
-        without("colour", policy={"colour": 0.0}),
-        without("blur, noise, scale", policy={"blur": 0.0, "noise": 0.0, "downscale": 0.0}),
-        without("JPEG", policy={"jpeg": 0.0}),
-        without("cutout", policy={"cutout": 0.0}),
-        without("self-blending", policy={"self_blend": 0.0}),
+        and_also("colour", "colour"),
+        and_also("blur, noise, scale", "blur", "noise", "downscale"),
+        and_also("JPEG", "jpeg"),
+        and_also("cutout", "cutout"),
+        and_also("self-blending", "self_blend"),
+        and_also(
+            "all of these", "colour", "blur", "noise", "downscale", "jpeg", "cutout", "self_blend"
+        ),
     ]
 )
 
@@ -107,15 +117,20 @@ def scored_rows(output: Path) -> pd.DataFrame:
 
 def draw_pixels(rows: pd.DataFrame, data: str, side: int, file: Path) -> None:
     """Decode, degrade and resize what is scored, once for all runs."""
-    pixels = np.lib.format.open_memmap(file, "w+", np.uint8, (len(rows), side, side, 3))
-    severities = dict(DEGRADED)
-    work = zip(crop_paths(rows, data), rows["condition"])
-    for i, (path, condition) in enumerate(tqdm(work, "degrade", len(rows), unit="crop")):
+    np.lib.format.open_memmap(file, "w+", np.uint8, (len(rows), side, side, 3)).flush()
+    work = list(enumerate(zip(crop_paths(rows, data), rows["condition"])))
+    parts = [work[i : i + BATCH] for i in range(0, len(work), BATCH)]
+    list(tqdm(run_jobs(partial(_draw, file), parts), "degrade", len(parts)))
+
+
+def _draw(file: Path, part: list[tuple[int, tuple[str, str]]]) -> None:
+    pixels, severities = np.load(file, mmap_mode="r+"), dict(DEGRADED)
+    for i, (path, condition) in part:
         crop = load_crop(path)
         if condition in severities:
             [spoilt] = corrupt([np.asarray(crop)], condition, severities[condition], seed=i)
             crop = Image.fromarray(spoilt)
-        pixels[i] = resized(crop, side)
+        pixels[i] = resized(crop, pixels.shape[1])
 
 
 def epochs_of(variant: Variant, train: CropSet, crops: int) -> int:
@@ -142,7 +157,8 @@ def train_and_score(study: Study, run: tuple[str, Variant, int]) -> tuple[str, i
             num_workers=args.workers, progress=sys.stderr.isatty() and args.processes == 1,
         )  # fmt: skip
     facts = resolve_model_data_config(model)
-    batches = np.array_split(np.load(study.pixels, mmap_mode="r"), BATCHES)
+    pixels = np.load(study.pixels, mmap_mode="r")
+    batches = (pixels[i : i + BATCH] for i in range(0, len(pixels), BATCH))
     images = (
         (normalise(torch.tensor(batch), facts["mean"], facts["std"], device), 0, 0)
         for batch in batches
@@ -222,7 +238,9 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=default_workers(runtime.get_device()))
     parser.add_argument("--processes", type=int, default=1, help="runs at a time")
-    parser.add_argument("--ablate", action="store_true", help="also strong without each ingredient")
+    parser.add_argument(
+        "--ablate", action="store_true", help="also with one ingredient less or more"
+    )
     parser.add_argument("--only", nargs="*", help="some variants beside strong, by name")
     args = parser.parse_args()
     variants = {"strong": STRONG, "reference": REFERENCE} | (ABLATIONS if args.ablate else {})

@@ -73,7 +73,7 @@ def train(folder: Path) -> None:
         crops,
         crops,
         make_config("strong", epochs=8, batch_size=8, ema=0.9, precision="float32"),
-        policy=POLICIES["strong"],
+        policy=POLICIES["robust"],
         folder=folder / "checkpoint",
         device=torch.device("cpu"),
         resume=folder / "checkpoint",

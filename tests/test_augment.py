@@ -7,7 +7,7 @@ import pytest
 from utils.augment import augment, blend_mask, compress, geometry_matrix, self_blend, shrink
 from utils.transforms import POLICIES, make_policy
 
-STRONG = POLICIES["strong"]
+ROBUST = POLICIES["robust"]
 
 
 def noise_image(height=40, width=40, seed=0):
@@ -77,7 +77,7 @@ def test_what_is_no_rgb_crop_of_bytes_is_refused(crop):
 def test_grey_stays_grey_without_colour_noise_and_compression():
     crop = np.repeat(noise_image()[..., :1], 3, axis=2)
     for seed in range(20):
-        result = run(crop, make_policy("strong", noise=0, jpeg=0), seed)
+        result = run(crop, make_policy("robust", noise=0, jpeg=0), seed)
         assert np.array_equal(result[..., 0], result[..., 1])
         assert np.array_equal(result[..., 0], result[..., 2])
 
@@ -173,7 +173,7 @@ def test_one_geometry_for_two_crops_with_an_appearance_each():
     plain = [run(noise_image(), reference, seed, geometry_seed=7) for seed in (1, 2)]
     assert np.array_equal(*plain)
     assert not np.array_equal(plain[0], run(noise_image(), reference, 1, geometry_seed=8))
-    colours = [run(noise_image(), make_policy("strong"), s, geometry_seed=7) for s in (1, 2)]
+    colours = [run(noise_image(), make_policy("robust"), s, geometry_seed=7) for s in (1, 2)]
     assert not np.array_equal(*colours)
 
 
@@ -279,7 +279,7 @@ def test_switching_one_ingredient_off_leaves_the_draws_of_the_others():
         assert np.array_equal(result == 127, square)
 
 
-@pytest.mark.parametrize("policy", [POLICIES["reference"], STRONG], ids=lambda p: p.name)
+@pytest.mark.parametrize("policy", [POLICIES["reference"], ROBUST], ids=lambda p: p.name)
 def test_draws_follow_from_the_generator_alone(policy):
     crop = face()
     first = [run(crop, policy, seed) for seed in range(10)]

@@ -300,7 +300,7 @@ def test_resumed_run_is_the_uninterrupted_one_to_the_bit(paths, tmp_path, num_wo
         if len(history) == 2:
             raise Stop
 
-    options = {"policy": "strong", "num_workers": num_workers}
+    options = {"policy": "robust", "num_workers": num_workers}
     whole = train(tmp_path / "whole", paths, config, **options)
     with pytest.raises(Stop):
         train(tmp_path / "parts", paths, config, on_epoch=stop_after_two, **options)
@@ -311,7 +311,7 @@ def test_resumed_run_is_the_uninterrupted_one_to_the_bit(paths, tmp_path, num_wo
 
 def test_run_stopped_within_an_epoch_goes_on_to_the_bit(paths, tmp_path, monkeypatch):
     """The time budget ends in the middle of the second epoch, by a clock that the test moves."""
-    whole = train(tmp_path / "whole", paths, STRONG, policy="strong")
+    whole = train(tmp_path / "whole", paths, STRONG, policy="robust")
     clock, real = [0.0], time.monotonic
 
     def count_steps(module, _):
@@ -322,13 +322,13 @@ def test_run_stopped_within_an_epoch_goes_on_to_the_bit(paths, tmp_path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(time, "monotonic", lambda: real() + clock[0])
         history, _ = train(
-            tmp_path / "parts", paths, STRONG, model=model, policy="strong", time_budget_min=5.5,
+            tmp_path / "parts", paths, STRONG, model=model, policy="robust", time_budget_min=5.5,
             checkpoint_minutes=1e9,
         )  # fmt: skip
     assert len(history) == 1  # four steps an epoch, a minute each
     state = torch.load(tmp_path / "parts" / "last.pt", weights_only=True)
     assert (state["epoch"], state["step"]) == (2, 2)
-    rest = train(tmp_path / "parts", paths, STRONG, model=new_model(seed=9), policy="strong",
+    rest = train(tmp_path / "parts", paths, STRONG, model=new_model(seed=9), policy="robust",
                  resume=True)  # fmt: skip
     assert same_run(whole, rest)
 
@@ -503,6 +503,14 @@ def test_a_gpu_learns_what_can_be_learned_and_goes_on(paths, tmp_path, precision
     assert history["val_auc"].max() > 0.9
     lowest = history["val_loss"].min()
     assert val_loss(model.cpu(), paths, Y_TRUE) == pytest.approx(lowest, abs=0.05)
+
+
+@gpu
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_gpu_learns_with_a_compiled_network(paths, tmp_path, accumulate):
+    config = replace(CONFIG, epochs=8, accumulate=accumulate, ema=0.5, batch_size=8, compile=True)
+    history, _ = train(tmp_path, paths, config, device=GPU)
+    assert history["val_auc"].max() > 0.9
 
 
 @gpu

@@ -129,8 +129,8 @@ def test_bad_value_is_refused_and_named(values):
 
 
 def test_unknown_policy_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"'stronger'.*none, reference, strong"):
-        make_policy("stronger")
+    with pytest.raises(ValueError, match=r"'strong'.*none, reference, robust"):
+        make_policy("strong")
 
 
 def test_unknown_parameter_is_refused_with_the_known_ones():

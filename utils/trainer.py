@@ -18,7 +18,7 @@ from utils.artifacts import ARTIFACTS
 from utils.checkpoints import CheckpointWriter, copied, load_checkpoint
 from utils.feeding import make_loaders
 from utils.launch import Report
-from utils.precision import make_accelerator
+from utils.precision import compile_model, make_accelerator
 from utils.recipes import balanced_weights, make_optimizer, make_scheduler
 from utils.training_job import (
     Job,
@@ -88,7 +88,7 @@ class _Run:
         self.ema = ModelEmaV3(self.model, decay=decay, use_warmup=True) if decay else None
         self.scored = self.ema.module if self.ema else self.model  # what is validated and kept
         if self.config.compile:
-            self.model.compile()
+            compile_model(self.model, self.accelerator.device)
         self.network, self.optimizer = self.accelerator.prepare(self.model, optimizer)
         self.steps = len(self.plan.sizes)
         self.scheduler = make_scheduler(optimizer, self.config, self.steps * self.config.epochs)

@@ -90,12 +90,13 @@ def _is_range(value: Any, top: float) -> bool:
 #: All that a policy may say, in the order of augment.json.
 PARAMETERS = tuple(field.name for field in fields(Policy) if field.name != "name")
 #: "reference" is the recipe of the field's reference notebook: random crop, flip, rotation.
-#: "strong" adds what happens to a video on its way, so that no trace of one encoder is learnt.
+#: "robust" adds what happens to a video on its way, so that no trace of one encoder is learnt, and
+#: self-blended fakes, so that not only those of one generator are.
 POLICIES = {
     "none": Policy("none"),
     "reference": Policy("reference", crop_scale=(0.8, 1.0), flip=0.5, rotation=10.0),
-    "strong": Policy(
-        "strong",
+    "robust": Policy(
+        "robust",
         crop_scale=(0.8, 1.0),
         flip=0.5,
         rotation=10.0,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -20,6 +21,9 @@ from utils.sound import open_sound
 #: Threads of the encoder. x264 writes other bytes for another number of threads, so the number
 #: is fixed and does not follow the machine.
 ENCODER_THREADS = 2
+#: PyAV 17 and newer convert colours in threads that are started anew for each frame: that takes
+#: several times as long as the conversion.
+ONE_THREAD: dict[str, Any] = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 17 else {}
 
 
 @dataclass(frozen=True)
@@ -193,7 +197,9 @@ def write_video(
                 even = np.pad(
                     image, [(0, height - shape[0]), (0, width - shape[1]), (0, 0)], "edge"
                 )
-                frame = av.VideoFrame.from_ndarray(even, format="rgb24").reformat(format="yuv420p")
+                frame = av.VideoFrame.from_ndarray(even, format="rgb24").reformat(
+                    format="yuv420p", **ONE_THREAD
+                )
                 frame.pts, frame.time_base = index, 1 / rate
                 container.mux(stream.encode(frame))
                 container.mux(sound_until((index + 1) / fps))
@@ -217,7 +223,7 @@ def _quarter_turns(frame: av.VideoFrame) -> int:
 
 
 def _to_upright(frame: av.VideoFrame) -> Image.Image:
-    pixels = frame.to_ndarray(format="rgb24")  # (H, W, 3)
+    pixels = frame.to_ndarray(format="rgb24", **ONE_THREAD)  # (H, W, 3)
     return Image.fromarray(np.ascontiguousarray(np.rot90(pixels, _quarter_turns(frame))))
 
 
