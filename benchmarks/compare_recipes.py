@@ -154,7 +154,8 @@ def train_and_score(study: Study, run: tuple[str, Variant, int]) -> tuple[str, i
     with tempfile.TemporaryDirectory() as folder:
         fit(
             model, study.train, study.val, config, policy=policy, folder=folder, device=device,
-            num_workers=args.workers, progress=sys.stderr.isatty() and args.processes == 1,
+            num_workers=args.workers if args.processes == 1 else 0,
+            progress=sys.stderr.isatty() and args.processes == 1,
         )  # fmt: skip
     facts = resolve_model_data_config(model)
     pixels = np.load(study.pixels, mmap_mode="r")
@@ -237,7 +238,7 @@ def main() -> int:
     parser.add_argument("--epochs", type=float, default=20, help="of the reference recipe")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=default_workers(runtime.get_device()))
-    parser.add_argument("--processes", type=int, default=1, help="runs at a time")
+    parser.add_argument("--processes", type=int, default=1, help="runs at a time, without WORKERS")
     parser.add_argument(
         "--ablate", action="store_true", help="also with one ingredient less or more"
     )

@@ -13,8 +13,7 @@ import torch
 from PIL import Image
 
 from benchmarks.videos import bench_videos
-from utils.crop_recipe import CropRecipe
-from utils.faces import find_faces, load_detector, shrink
+from utils.faces import CropRecipe, find_faces, load_detector, shrink
 from utils.video import sample_frames
 
 NAME, BASELINE, UNIT = "detecting frame by frame", "in one batch", "ms/frame"
@@ -34,9 +33,9 @@ def measure() -> list[tuple[float, float]]:
     for _ in range(RUNS + 1):
         start = time.perf_counter()
         for image in small:
-            find_faces(detector, [image])
+            find_faces(detector, image)
         middle = time.perf_counter()
-        find_faces(detector, small)
+        detector.detect(small)
         end = time.perf_counter()
         pairs.append((1e3 * (middle - start) / len(small), 1e3 * (end - middle) / len(small)))
     return pairs[1:]  # the first run warms up

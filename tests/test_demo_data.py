@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from utils import demo_data, demo_fakes
-from utils.crop_recipe import CropRecipe
 from utils.demo_data import draw_demo
-from utils.faces import cut_faces, load_detector
+from utils.faces import CropRecipe, cut_faces, load_detector
 from utils.layouts import index_videos
 from utils.video import probe, sample_frames
 

@@ -10,10 +10,9 @@ from PIL import Image
 from test_faces import LEFT, RIGHT, scene
 
 from utils.artifacts import read_json, read_table
-from utils.crop_recipe import CropRecipe
 from utils.extraction import extract_faces
 from utils.face_folders import RECORDS
-from utils.faces import find_faces
+from utils.faces import CropRecipe, find_faces
 from utils.video import write_video
 
 TABLES = ["boxes.csv", "metadata.csv", "recipe.json"]
@@ -131,7 +130,7 @@ def test_aborted_run_leaves_no_half_video_and_the_next_one_cleans_up(videos, tmp
         return find_faces(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr("utils.faces.find_faces", fail_at_fourth)
+        patch.setattr("utils.extraction.find_faces", fail_at_fourth)
         with pytest.raises(KeyboardInterrupt):
             extract_faces(videos[:2], folder, frames_per_video=3, progress=False)
     assert len(names(folder / "519")) == 3  # made anew
@@ -179,7 +178,7 @@ def run(videos, folder, **options):
 def test_a_second_run_redoes_no_finished_video(videos, tmp_path, monkeypatch):
     first = run(videos, tmp_path / "faces")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "faces").rglob("*.png")}
-    monkeypatch.setattr("utils.faces.find_faces", None)  # would fail if it were called
+    monkeypatch.setattr("utils.extraction.find_faces", None)  # would fail if it were called
     second = run(videos, tmp_path / "faces")
     assert first["kept"].tolist() == [False] * 4
     assert second["kept"].tolist() == [True, True, True, False]  # what is unreadable is tried again
@@ -231,7 +230,7 @@ def test_a_stopped_run_goes_on_where_it_was(videos, tmp_path, monkeypatch):
     folder = tmp_path / "faces"
     run(videos[:1], folder)
     with monkeypatch.context() as patch:
-        patch.setattr("utils.faces.find_faces", stop)
+        patch.setattr("utils.extraction.find_faces", stop)
         with pytest.raises(KeyboardInterrupt):
             run(videos, folder)
     assert run(videos, folder)["kept"].tolist() == [True, False, False, False]

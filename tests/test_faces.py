@@ -1,5 +1,4 @@
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -8,12 +7,10 @@ import torch
 from facenet_pytorch import MTCNN
 from PIL import Image
 
-from utils.crop_recipe import CropRecipe, read_recipe
-from utils.faces import _MaxPool, cut_faces, load_detector, search
+from utils.faces import CropRecipe, _MaxPool, cut_faces, load_detector, read_recipe
 from utils.tracks import link_tracks
 from utils.video import sample_frames
 
-gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = CropRecipe()
 LEFT, RIGHT = (200, 170, 150), (450, 180, 110)  # centre x, centre y, height of the face
@@ -191,28 +188,6 @@ def test_the_way_of_shrinking_shows_in_the_pixels(detector):
     small = image.resize(RECIPE.shrunk(*image.size), Image.Resampling.BILINEAR)
     ours, other = cut_faces(detector, image, RECIPE), cut_faces(detector, small, RECIPE)
     assert not np.array_equal(np.asarray(ours[0].crop), np.asarray(other[0].crop))
-
-
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
-@pytest.mark.parametrize("sizes", [[(640, 360)] * 20, [(640, 360), (320, 180)] * 2])
-def test_frames_that_a_gpu_searches_together_show_the_faces_of_each_alone(detector, device, sizes):
-    """Without a GPU, a detector that says it is on one."""
-    together = load_detector(RECIPE, device)
-    claim = SimpleNamespace(
-        device=torch.device("cuda"), detect=together.detect, min_face_size=together.min_face_size
-    )
-    frames = [
-        (Image.fromarray(scene(*[LEFT, RIGHT][: n % 3])).resize(size), n)
-        for n, size in enumerate(sizes)
-    ]
-    found = list(search(claim, frames))
-    alone = list(search(detector, frames))
-    assert [(image, n) for image, n, _ in found] == frames
-    for (_, n, ours), (_, _, theirs) in zip(found, alone, strict=True):
-        assert len(ours) == len(theirs) == n % 3
-        for place, other in zip(ours, theirs):
-            assert np.allclose(place.box, other.box, atol=0.1)
-            assert place.probability == pytest.approx(other.probability, abs=1e-3)
 
 
 def test_boxes_are_in_pixels_of_the_full_frame_largest_first(detector):

@@ -361,7 +361,7 @@ def test_memory_does_not_grow_with_the_length_of_a_video(judge, monkeypatch):
             del image
 
     monkeypatch.setattr("utils.judging.open_media", frames)
-    monkeypatch.setattr("utils.faces.find_faces", lambda _, smalls: [[] for _ in smalls])
+    monkeypatch.setattr("utils.judging.cut_faces", lambda *_: [])
     assert judge_file(judge, "long.mp4", frames_per_video=0).reason == "no face found"
     assert most <= 8
 

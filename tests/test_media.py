@@ -16,8 +16,7 @@ from test_faces import LEFT, scene
 from test_video import rotated_copy
 
 from utils import media
-from utils.crop_recipe import CropRecipe
-from utils.faces import cut_faces, load_detector
+from utils.faces import CropRecipe, cut_faces, load_detector
 from utils.media import collect_inputs, open_media, to_rgb
 from utils.video import write_video
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULES = (
     *("installing", "runtime", "artifacts", "parameters", "jobs"),
     *("raw_layouts", "layouts", "datasets", "inspection", "splits"),
-    *("sound", "decoding", "video", "crop_recipe", "faces", "tracks", "face_folders", "extraction"),
+    *("sound", "decoding", "video", "faces", "tracks", "face_folders", "extraction"),
     *("demo_actors", "demo_faces", "demo_rooms", "demo_scenes", "demo_fakes", "demo_data"),
     *("transforms", "augment", "loading", "store", "recipes", "sampling", "feeding"),
     *("models", "checkpoints", "launch", "precision", "training_job", "trainer", "engine"),

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from utils import artifacts, training
-from utils.crop_recipe import CropRecipe
+from utils.faces import CropRecipe
 from utils.models import load_model
 from utils.transforms import POLICIES, policy_to_dict
 

@@ -18,7 +18,6 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from utils.artifacts import ARTIFACTS, atomic_path
-from utils.crop_recipe import CropRecipe
 from utils.face_folders import (
     BOXES,
     METADATA,
@@ -32,7 +31,7 @@ from utils.face_folders import (
     working_folder,
     write_record,
 )
-from utils.faces import Place, cut_at, load_detector, search, shrink
+from utils.faces import CropRecipe, Place, cut_at, find_faces, load_detector, shrink
 from utils.jobs import prefetch, run_jobs
 from utils.tracks import link_tracks
 from utils.video import frames_at, probe, sample_frames
@@ -52,7 +51,6 @@ def extract_faces(
     frames_per_video: int = 0,
     recipe: CropRecipe | None = None,
     paired: bool = False,
-    device: str | torch.device = "cpu",
     workers: int = 1,
     scheduler: str = "",
     progress: bool = True,
@@ -76,7 +74,6 @@ def extract_faces(
         recipe: how to cut; default `CropRecipe()`.
         paired: cut a fake at the faces of its original, in the same frames, so that their crops
             differ in nothing but the fake.
-        device: where the detector runs.
         workers, scheduler: processes on this machine or on a Dask cluster, see `run_jobs`.
         progress: show a progress bar.
     Returns:
@@ -96,7 +93,7 @@ def extract_faces(
     rows = videos.to_dict("records")
     names = {(r["dataset"], r["filename"]): _file_name(r) for r in rows if r["label"] == "REAL"}
     originals = {row["video"]: _original(row, names) for row in rows}
-    how = _How(folder, frames_per_video, recipe, str(device), 1 if workers != 1 else 0)
+    how = _How(folder, frames_per_video, recipe, 1 if workers != 1 else 0)
     reals = [row for row in rows if row["label"] == "REAL"]
     fakes = [row for row in rows if row["label"] != "REAL"]
     records: dict[str, dict[str, Any]] = {}
@@ -134,7 +131,6 @@ class _How:
     folder: Path
     frames_per_video: int
     recipe: CropRecipe
-    device: str
     threads: int
 
 
@@ -190,8 +186,8 @@ def _blank(job: _Job) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1)
-def _detector(recipe: CropRecipe, device: str) -> MTCNN:
-    return load_detector(recipe, device)
+def _detector(recipe: CropRecipe) -> MTCNN:
+    return load_detector(recipe)
 
 
 def _extract(job: _Job) -> dict[str, Any]:
@@ -210,7 +206,7 @@ def _extract(job: _Job) -> dict[str, Any]:
         info = probe(job.path)
         record |= {"fps": round(info.fps, 4), "size": [info.width, info.height]}
         frames, record["note"] = _frames(job, record["size"])
-        places, record["faces"] = _cut(job, frames, made)
+        places, record["faces"] = _cut(job, prefetch(frames), made)
         record["n_frames"] = len(places)
         if job.label == "REAL":  # where a fake may be cut too
             record["places"] = places
@@ -227,12 +223,12 @@ def _extract(job: _Job) -> dict[str, Any]:
     return record
 
 
-#: Shrunk frame, (its number, size of the full one), and where its faces are.
-Frame = tuple[Image.Image, tuple[int, tuple[int, int]], "list[Place]"]
+#: Number, shrunk frame, size of the full one, and where its faces are, if that is known.
+Frame = tuple[int, Image.Image, tuple[int, int], "list[Place] | None"]
 
 
 def _frames(job: _Job, size: list[int]) -> tuple[Iterator[Frame], str]:
-    """The frames to cut, made ahead, and why they are not cut as the original where they should."""
+    """The frames to cut, and why they are not those of the original where they should be."""
     recipe, threads = job.how.recipe, job.how.threads
     note = ""
     if job.paired:
@@ -247,19 +243,19 @@ def _frames(job: _Job, size: list[int]) -> tuple[Iterator[Frame], str]:
             number: [Place(*place) for place in found] for number, found in job.pair["places"]
         }
         frames = frames_at(job.path, list(places), threads=threads)
-        known = ((shrink(image, recipe), (n, image.size), places[n]) for n, _, image in frames)
-        return prefetch(known), ""
+        return ((n, shrink(image, recipe), image.size, places[n]) for n, _, image in frames), ""
     frames = sample_frames(job.path, job.how.frames_per_video, threads=threads)
-    shrunk = prefetch((shrink(image, recipe), (n, image.size)) for n, _, image in frames)
     note = note and f"cut at its own faces: {note}"
-    return search(_detector(recipe, job.how.device), shrunk), note
+    return ((n, shrink(image, recipe), image.size, None) for n, _, image in frames), note
 
 
 def _cut(job: _Job, frames: Iterable[Frame], made: Path) -> tuple[list, list]:
     """Save the crops of one video; give the places of each frame and the rows of `boxes.csv`."""
     recipe, boxes = job.how.recipe, []
     places: list[Any] = []
-    for small, (number, full), known in frames:
+    for number, small, full, known in frames:
+        if known is None:
+            known = find_faces(_detector(recipe), small)
         faces = cut_at(small, known, recipe, full)
         for index, face in enumerate(faces, start=1):
             face.crop.save(made / crop_name(number, index))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from functools import reduce
-from itertools import chain, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -13,21 +13,76 @@ import numpy as np
 import torch
 from PIL import Image
 
-from utils.crop_recipe import CropRecipe
+from utils.artifacts import read_any_json
 
 if TYPE_CHECKING:
     from facenet_pytorch import MTCNN
 
 Box = tuple[float, float, float, float]
 
-#: Frames that a GPU searches together: one alone takes it as long as several.
-TOGETHER = 16
-
 #: Where ArcFace puts eyes, nose and corners of the mouth: (x, y) from the middle, in sides.
 ARCFACE = (
     np.array([[38.29, 51.70], [73.53, 51.50], [56.03, 71.74], [41.55, 92.37], [70.73, 92.20]]) / 112
     - 0.5
 )
+
+
+@dataclass(frozen=True)
+class CropRecipe:
+    """How a face is cut; the defaults are those of the main data set.
+
+    The frame is shrunk by `scale`, but its short side never below `min_side` pixels, and it is
+    never enlarged. So 720p and more is shrunk to a quarter, and smaller videos are shrunk less,
+    because the detector finds no face under 20 pixels.
+
+    Attributes:
+        image_size: side of the square crop, in pixels.
+        margin: border round the face, in pixels of the crop, both sides together.
+        factor: step of the detector's pyramid of sizes.
+        scale: how far a large frame is shrunk before anything else.
+        min_side: short side, in pixels, below which no frame is shrunk.
+        align: turn and move each face so that eyes, nose and mouth lie in the same places, instead
+            of squeezing its box to a square; the data set does not.
+    """
+
+    image_size: int = 160
+    margin: int = 14
+    factor: float = 0.5
+    scale: float = 0.25
+    min_side: int = 180
+    align: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be cut. Raises ValueError that names the value."""
+        if not 0 < self.scale <= 1:
+            raise ValueError(f"SCALE must be above 0 and at most 1, not {self.scale}")
+        if not (self.image_size >= 20 and 0 <= self.margin < self.image_size):
+            raise ValueError(
+                f"IMAGE_SIZE must be at least 20 and MARGIN from 0 to below it, "
+                f"not {self.image_size} and {self.margin}"
+            )
+
+    def shrunk(self, width: int, height: int) -> tuple[int, int]:
+        """Size (width, height) in pixels at which a frame of this size is searched."""
+        scale = min(1.0, max(self.scale, self.min_side / min(width, height)))
+        # int() cuts off, as the recipe of the data set does; the floor keeps 179.999 at 180.
+        return (
+            max(int(width * scale), min(width, self.min_side)),
+            max(int(height * scale), min(height, self.min_side)),
+        )
+
+    def to_dict(self) -> dict[str, float]:
+        """Plain values for a JSON file."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> CropRecipe:
+        """Inverse of `to_dict`. Raises ValueError for a name that is not part of a recipe."""
+        unknown = sorted(set(values) - set(cls.__dataclass_fields__))
+        if unknown:
+            known = ", ".join(cls.__dataclass_fields__)
+            raise ValueError(f"unknown in a crop recipe: {', '.join(unknown)}; known: {known}")
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -60,8 +115,11 @@ class Face:
     crop: Image.Image
 
 
-def load_detector(recipe: CropRecipe | None = None, device: str | torch.device = "cpu") -> MTCNN:
-    """Load the MTCNN that cut the main data set; its weights come with the package.
+def load_detector(recipe: CropRecipe | None = None) -> MTCNN:
+    """Load the MTCNN that cut the main data set, on the CPU; its weights come with the package.
+
+    A GPU rounds otherwise, and a face's box then lies up to 1.5 pixels beside its place: training
+    and inference would see other crops wherever one has a GPU and the other has none.
 
     Raises:
         ImportError: facenet-pytorch is not installed; says how to install it.
@@ -79,7 +137,6 @@ def load_detector(recipe: CropRecipe | None = None, device: str | torch.device =
         margin=recipe.margin,
         factor=recipe.factor,
         keep_all=True,
-        device=torch.device(device),
     ).eval()
     for network in (detector.pnet, detector.rnet, detector.onet):
         for name, layer in list(network.named_children()):
@@ -128,8 +185,7 @@ def cut_faces(detector: MTCNN, image: Image.Image, recipe: CropRecipe) -> list[F
         The faces; none is an empty list.
     """
     small = shrink(image, recipe)
-    [places] = find_faces(detector, [small])
-    return cut_at(small, places, recipe, image.size)
+    return cut_at(small, find_faces(detector, small), recipe, image.size)
 
 
 def shrink(image: Image.Image, recipe: CropRecipe) -> Image.Image:
@@ -140,46 +196,15 @@ def shrink(image: Image.Image, recipe: CropRecipe) -> Image.Image:
     return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
 
 
-def search(
-    detector: MTCNN, frames: Iterable[tuple[Image.Image, Any]]
-) -> Iterator[tuple[Image.Image, Any, list[Place]]]:
-    """Find the faces of shrunk frames, some of them at a time where that is faster.
+def find_faces(detector: MTCNN, small: Image.Image) -> list[Place]:
+    """Find the faces of a shrunk frame, the largest first.
 
-    Args:
-        detector: from `load_detector`.
-        frames: shrunk frames, each with whatever belongs to it.
-    Yields:
-        Both of them, and the places of `find_faces`.
+    One frame at a time: a batch of frames moves the boxes by 1e-5 pixels, which can move a crop by
+    one. Faces of which nothing lies in the frame are left out.
     """
-    at_once, rest = TOGETHER if detector.device.type == "cuda" else 1, iter(frames)
-    while group := list(islice(rest, at_once)):
-        smalls = [small for small, _ in group]
-        sizes = {small.size for small in smalls}
-        together = [smalls] if len(sizes) == 1 else [[small] for small in smalls]
-        places = chain.from_iterable(find_faces(detector, part) for part in together)
-        yield from ((small, other, found) for (small, other), found in zip(group, places))
-
-
-def find_faces(detector: MTCNN, smalls: Sequence[Image.Image]) -> list[list[Place]]:
-    """Find the faces of shrunk frames of one size, the largest first.
-
-    To search frames together moves the boxes by 1e-5 pixels, which can move a crop by one: give a
-    CPU, which gains nothing by it, one at a time. Faces of which nothing lies in the frame are left
-    out.
-
-    Args:
-        detector: from `load_detector`.
-        smalls: of `shrink`, all of one size.
-    Returns:
-        The places in each frame.
-    """
-    if min(smalls[0].size) < detector.min_face_size:
-        return [[] for _ in smalls]  # no face fits, and the detector fails on an empty pyramid
-    found = zip(*detector.detect(list(smalls), landmarks=True))
-    return [_places(small, *of_frame) for small, of_frame in zip(smalls, found)]
-
-
-def _places(small: Image.Image, boxes: Any, probabilities: Any, landmarks: Any) -> list[Place]:
+    if min(small.size) < detector.min_face_size:
+        return []  # no face fits, and the detector fails on an empty pyramid
+    boxes, probabilities, landmarks = detector.detect(small, landmarks=True)
     if boxes is None:
         return []
     boxes = np.asarray(boxes, dtype=float)  # (n, 4)
@@ -241,3 +266,28 @@ def _aligned(small: Image.Image, place: Place, recipe: CropRecipe) -> Image.Imag
         borderMode=cv2.BORDER_REPLICATE,
     )
     return Image.fromarray(pixels)
+
+
+def read_recipe(folders: Iterable[str | Path]) -> CropRecipe:
+    """The recipe that the crops of these folders were cut by, as 00 recorded it beside them.
+
+    A folder without a record is taken to follow the main data set's recipe, the default.
+
+    Raises:
+        ValueError: a record is damaged, or two folders were cut in different ways.
+    """
+    recipes: dict[CropRecipe, Path] = {}
+    for folder in map(Path, folders):
+        path = folder / "recipe.json"
+        values = read_any_json(path) if path.is_file() else {}
+        try:
+            recipes.setdefault(CropRecipe.from_dict(values), folder)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is no crop recipe: {error}") from error
+    if len(recipes) > 1:
+        one, other = list(recipes.values())[:2]
+        raise ValueError(
+            f"the crops in {one} and in {other} were cut in different ways, and a model can be "
+            "shown only one: cut both with the same parameters of 00_extract_faces"
+        )
+    return next(iter(recipes), CropRecipe())

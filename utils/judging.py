@@ -13,8 +13,7 @@ from PIL import Image
 from scipy.special import expit
 
 from utils.artifacts import ARTIFACTS
-from utils.crop_recipe import CropRecipe
-from utils.faces import Face, cut_at, search, shrink
+from utils.faces import CropRecipe, Face, cut_faces
 from utils.jobs import prefetch
 from utils.media import Frame, open_media
 from utils.people import PERSON, UNSURE, find_people, judge_people, sharpness
@@ -123,14 +122,16 @@ def _score_faces(
     logits: list[np.ndarray] = []
     spare: list[Image.Image] = []  # a few frames, for the case that none has a face
     linker = Linker()
-    for number, seconds, full, faces in _cut(judge, _keep_first(frames, spare), cropped):
+    for (number, seconds, image), faces in _cut(judge, frames, cropped):
         looks = [look(face.crop) for face in faces]
         tracks = linker.link([face.box for face in faces], looks)
         for face, track in zip(faces, tracks, strict=True):
-            side = _side(face, full, judge.recipe, cropped)
+            side = _side(face, image, judge.recipe, cropped)
             facts = (face.probability, side, sharpness(face.crop))
             rows.append((path, number, seconds, track, *face.box, *facts))
             crops.append(face.crop)
+        if not rows and len(spare) < 3:
+            spare.append(image)
         if len(crops) >= BATCH:
             logits.append(score_crops(judge, crops))
             crops = []
@@ -143,36 +144,24 @@ def _score_faces(
     return table[FACE_COLUMNS], ""
 
 
-def _keep_first(frames: Iterator[Frame], spare: list[Image.Image]) -> Iterator[Frame]:
-    """The frames as they are; the images of the first three go into `spare` too."""
-    for frame in frames:
-        if len(spare) < 3:
-            spare.append(frame[2])
-        yield frame
-
-
 def _cut(
     judge: Judge, frames: Iterator[Frame], cropped: bool
-) -> Iterator[tuple[int, float, tuple[int, int], list[Face]]]:
-    """Number, time and size of each frame, and its faces."""
-    recipe = judge.recipe
-    if cropped:
-        for number, seconds, image in frames:
+) -> Iterator[tuple[Frame, list[Face]]]:
+    for frame in frames:
+        image = frame[2]
+        if cropped:
             whole = (0.0, 0.0, float(image.width), float(image.height))
-            yield number, seconds, image.size, [Face(whole, 1.0, image)]
-        return
-    # Only what is searched and cut waits for other frames, however large they are.
-    shrunk = ((shrink(image, recipe), (n, time, image.size)) for n, time, image in frames)
-    for small, (number, seconds, full), places in search(judge.detector, shrunk):
-        yield number, seconds, full, cut_at(small, places, recipe, full)
+            yield frame, [Face(whole, 1.0, image)]
+        else:
+            yield frame, cut_faces(judge.detector, image, judge.recipe)
 
 
-def _side(face: Face, full: tuple[int, int], recipe: CropRecipe, cropped: bool) -> float:
+def _side(face: Face, image: Image.Image, recipe: CropRecipe, cropped: bool) -> float:
     """Shorter side of a face in pixels of the frame that it was cut from."""
     x1, y1, x2, y2 = face.box
     if cropped:  # how large it was before it was cut is not known
         return float(recipe.image_size)
-    return min(x2 - x1, y2 - y1) * recipe.shrunk(*full)[0] / full[0]
+    return min(x2 - x1, y2 - y1) * recipe.shrunk(*image.size)[0] / image.width
 
 
 def _why_no_face(judge: Judge, images: list[Image.Image]) -> str:
@@ -214,7 +203,7 @@ def recut(
     found: dict[int, list[Face]] = {}
     wanted = set(faces["frame"])
     frames = (f for f in open_media(answer.input, frames_per_video) if f[0] in wanted)
-    for number, _, _, cut in _cut(judge, frames, cropped):
+    for (number, _, _), cut in _cut(judge, frames, cropped):
         found[number] = cut
 
     def crop(row: Any) -> Image.Image:

@@ -55,13 +55,20 @@ def _seconds(device: str, autocast: bool) -> float:
     return best
 
 
-def compile_model(model: torch.nn.Module, device: torch.device) -> None:
+def compile_model(model: torch.nn.Module, device: torch.device, *, parts: int = 1) -> None:
     """Let torch.compile build the network, in place; the first step takes minutes.
 
-    On a GPU as CUDA graphs: of a network with a thousand small kernels most of the time goes into
-    starting them one by one.
+    On a GPU as CUDA graphs: of a network of a thousand small kernels most of the time goes into
+    starting them one by one. But not where a batch is computed in parts, for there the second
+    forward pass would write over the gradients of the first.
+
+    Args:
+        model: to compile.
+        device: of `get_device`.
+        parts: forward and backward passes to a step.
     """
-    model.compile(mode="reduce-overhead" if device.type == "cuda" else None)
+    graphs = device.type == "cuda" and parts == 1
+    model.compile(mode="reduce-overhead" if graphs else None)
 
 
 def make_accelerator(

@@ -168,6 +168,16 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def seed_torch(seed: int, device: torch.device) -> None:
+    """Seed PyTorch for the CPU and one device, fast enough for every step.
+
+    `torch.manual_seed` also asks every kind of device that is not here: half a millisecond.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        getattr(torch, device.type).manual_seed(seed)
+
+
 def stable_hash(name: str, seed: int) -> int:
     """A 64-bit number that depends on the name and the seed alone, the same on every machine."""
     digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()

@@ -13,9 +13,8 @@ import torch
 from PIL import Image
 
 from utils.artifacts import check_fields
-from utils.crop_recipe import CropRecipe
 from utils.engine import predict
-from utils.faces import load_detector
+from utils.faces import CropRecipe, load_detector
 from utils.models import fold_batch_norms, load_model, model_transform
 from utils.transforms import Transform
 
@@ -74,7 +73,7 @@ def load_judge(folder: str | Path, *, device: torch.device) -> Judge:
     return Judge(
         model=fold_batch_norms(model).to(device).to(memory_format=torch.channels_last),
         transform=transform,
-        detector=load_detector(recipe, device),
+        detector=load_detector(recipe),
         recipe=recipe,
         decision=decision,
         prior=float(extra.get("prior", 0.5)),

@@ -20,6 +20,7 @@ from utils.feeding import make_loaders
 from utils.launch import Report
 from utils.precision import compile_model, make_accelerator
 from utils.recipes import balanced_weights, make_optimizer, make_scheduler
+from utils.runtime import seed_torch
 from utils.training_job import (
     Job,
     OnItsWay,
@@ -88,7 +89,7 @@ class _Run:
         self.ema = ModelEmaV3(self.model, decay=decay, use_warmup=True) if decay else None
         self.scored = self.ema.module if self.ema else self.model  # what is validated and kept
         if self.config.compile:
-            compile_model(self.model, self.accelerator.device)
+            compile_model(self.model, self.accelerator.device, parts=self.config.accumulate)
         self.network, self.optimizer = self.accelerator.prepare(self.model, optimizer)
         self.steps = len(self.plan.sizes)
         self.scheduler = make_scheduler(optimizer, self.config, self.steps * self.config.epochs)
@@ -96,7 +97,6 @@ class _Run:
         if self.config.class_weights == "balanced":
             weights = torch.tensor(balanced_weights(self.plan.labels()))
             self.weights = weights.to(self.accelerator.device)
-
         self.saved_at = time.monotonic()
         self.val_seconds = self.save_seconds = 0.0
         self.at = Position()
@@ -163,9 +163,9 @@ class _Run:
     def _step(self, images: torch.Tensor, targets: torch.Tensor, step: int) -> OnItsWay:
         """One step of the optimiser; returns the summed loss of the crops of this process."""
         number = (self.at.epoch - 1) * self.steps + step
-        # Dropout follows from here, so a resumed step repeats exactly, whatever drew in between.
+        # Dropout follows from here: a resumed step repeats exactly.
         draw = np.random.SeedSequence([self.config.seed % 2**32, number, self.rank])
-        torch.manual_seed(int(draw.generate_state(1, np.uint64)[0]))
+        seed_torch(int(draw.generate_state(1, np.uint64)[0]), self.accelerator.device)
         self.scheduler.step_update(number)
         self.optimizer.zero_grad(set_to_none=True)
         inputs = normalise(images, self.mean, self.std, self.accelerator.device)  # (B, 3, H, W)

@@ -25,8 +25,8 @@ from timm.data import resolve_model_data_config
 from utils import artifacts, engine, models, runtime, splits, transforms
 from utils.augment import OVERSAMPLE
 from utils.checkpoints import find_checkpoint
-from utils.crop_recipe import CropRecipe, read_recipe
 from utils.datasets import crop_paths
+from utils.faces import CropRecipe, read_recipe
 from utils.feeding import CropSet
 from utils.loading import default_workers, spread_frames
 from utils.parameters import checked_parameters, notebook_parameters, parse_overrides
