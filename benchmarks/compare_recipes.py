@@ -57,33 +57,26 @@ BATCH = 256
 KEYS = ["split", "condition", "dataset", "video", "source", "label"]
 
 
-def without(name: str, **recipe: Any) -> tuple[str, Variant]:
-    return f"strong, no {name}", (replace(STRONG[0], **recipe), STRONG[1])
-
-
-def and_also(name: str, *ingredients: str) -> tuple[str, Variant]:
-    """Strong, with ingredients of the policy "robust"."""
-    taken = {key: getattr(POLICIES["robust"], key) for key in ingredients}
-    return f"strong and {name}", (STRONG[0], replace(STRONG[1], **taken))
+def strong(what: str, *also: str, **recipe: Any) -> tuple[str, Variant]:
+    """Strong with other settings of the recipe, or also with ingredients of the policy "robust"."""
+    taken = {key: getattr(POLICIES["robust"], key) for key in also}
+    return f"strong, {what}", (replace(STRONG[0], **recipe), replace(STRONG[1], **taken))
 
 
 ABLATIONS = dict(
     [
-        without("AdamW", optimizer="adam", weight_decay=0.0),
-        without("cosine", schedule="constant", warm_up=0.0),
-        without("EMA", ema=0.0),
-        without("label smoothing", label_smoothing=0.0),
-        without("clipping", clip_norm=0.0),
-        without("pairs", pairs=False),
-        without("pairs, no balance", pairs=False, balanced=False),
-        and_also("colour", "colour"),
-        and_also("blur, noise, scale", "blur", "noise", "downscale"),
-        and_also("JPEG", "jpeg"),
-        and_also("cutout", "cutout"),
-        and_also("self-blending", "self_blend"),
-        and_also(
-            "all of these", "colour", "blur", "noise", "downscale", "jpeg", "cutout", "self_blend"
-        ),
+        strong("no AdamW", optimizer="adam", weight_decay=0.0),
+        strong("no EMA", ema=0.0),
+        strong("no label smoothing", label_smoothing=0.0),
+        strong("no clipping", clip_norm=0.0),
+        strong("no pairs", pairs=False),
+        strong("no pairs, no balance", pairs=False, balanced=False),
+        strong("and warm-up and cosine", schedule="cosine", warm_up=0.05),
+        strong("and colour", "colour"),
+        strong("and blur, noise, scale", "blur", "noise", "downscale"),
+        strong("and JPEG", "jpeg"),
+        strong("and cutout", "cutout"),
+        strong("and self-blending", "self_blend"),
     ]
 )
 

@@ -72,7 +72,10 @@ def train(folder: Path) -> None:
         model,
         crops,
         crops,
-        make_config("strong", epochs=8, batch_size=8, ema=0.9, precision="float32"),
+        make_config(
+            "strong", epochs=8, batch_size=8, ema=0.9, schedule="cosine", warm_up=0.05,
+            precision="float32",
+        ),  # fmt: skip
         policy=POLICIES["robust"],
         folder=folder / "checkpoint",
         device=torch.device("cpu"),
