@@ -36,6 +36,8 @@ from utils.transforms import POLICIES
 #: Columns of history.csv that a clock or a memory gauge fills.
 MEASURED = ["images_per_s", "data_wait_s", "compute_s", "peak_memory_mb", "elapsed_s"]
 CROPS, SIDE = 48, 32
+#: What the strong recipe lacks and a resumed run has to keep.
+COSINE = {"schedule": "cosine", "warm_up": 0.05}
 
 
 @dataclass
@@ -72,10 +74,7 @@ def train(folder: Path) -> None:
         model,
         crops,
         crops,
-        make_config(
-            "strong", epochs=8, batch_size=8, ema=0.9, schedule="cosine", warm_up=0.05,
-            precision="float32",
-        ),  # fmt: skip
+        make_config("strong", epochs=8, batch_size=8, ema=0.9, precision="float32", **COSINE),
         policy=POLICIES["robust"],
         folder=folder / "checkpoint",
         device=torch.device("cpu"),
