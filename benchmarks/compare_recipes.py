@@ -67,10 +67,10 @@ ABLATIONS = dict(
     [
         strong("no AdamW", optimizer="adam", weight_decay=0.0),
         strong("no EMA", ema=0.0),
-        strong("no label smoothing", label_smoothing=0.0),
         strong("no clipping", clip_norm=0.0),
         strong("no pairs", pairs=False),
         strong("no pairs, no balance", pairs=False, balanced=False),
+        strong("and label smoothing", label_smoothing=0.05),
         strong("and warm-up and cosine", schedule="cosine", warm_up=0.05),
         strong("and colour", "colour"),
         strong("and blur, noise, scale", "blur", "noise", "downscale"),

@@ -94,7 +94,6 @@ RECIPES = {
         learning_rate=1e-3,
         weight_decay=0.05,
         ema=0.999,
-        label_smoothing=0.05,
         clip_norm=1.0,
         balanced=True,
         pairs=True,
