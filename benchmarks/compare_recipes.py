@@ -237,9 +237,9 @@ def main() -> int:
     )
     parser.add_argument("--only", nargs="*", help="some variants beside strong, by name")
     args = parser.parse_args()
-    variants = {"strong": STRONG, "reference": REFERENCE} | (ABLATIONS if args.ablate else {})
-    if args.only:
-        variants = {"strong": STRONG} | {name: variants[name] for name in args.only}
+    variants = {"strong": STRONG, "reference": REFERENCE, **ABLATIONS}
+    if args.only or not args.ablate:
+        variants = {name: variants[name] for name in ("strong", *(args.only or ["reference"]))}
     index = read_training_index(args.output, frames_stored=64, frames_per_video=FRAMES)
     train, val = decode_crops(index, args.data, args.output / "store", image_size=args.image_size)
     rows = scored_rows(args.output)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from utils.examples import heat_rows, surest, worst_errors
+from utils.examples import heat_rows, surest, worst_errors, wrong_answers
 from utils.models import build_model, model_transform
 
 
@@ -69,6 +69,14 @@ def gallery(tmp_path):
         *(wrong, crops, paths, pool, [paths[8], paths[2], paths[7]]),
         model=model, transform=model_transform(model), device=torch.device("cpu"),
     )  # fmt: skip
+
+
+def test_wrong_answers_are_those_beyond_the_threshold_the_surest_first():
+    videos = rows(
+        ("d", "right", 0, "FAKE", 0.5), ("d", "near", 0, "REAL", 0.6), ("d", "far", 0, "FAKE", 0.1),
+        ("d", "at", 0, "REAL", 0.5), ("d", "low", 0, "REAL", 0.4),
+    )  # fmt: skip
+    assert wrong_answers(videos, threshold=0.5)["video"].tolist() == ["far", "near", "at"]
 
 
 def test_an_error_shows_frames_over_its_whole_length_and_the_nearest_of_training(gallery):

@@ -63,6 +63,17 @@ def heat_rows(
     }
 
 
+def wrong_answers(videos: pd.DataFrame, *, threshold: float) -> pd.DataFrame:
+    """The videos on the wrong side of the threshold, the farthest from it first.
+
+    Args:
+        videos: a row a video: `label, score`.
+        threshold: scores from it on mean FAKE.
+    """
+    wrong = videos[(videos["score"] >= threshold) != (videos["label"] == "FAKE")]
+    return wrong.loc[(wrong["score"] - threshold).abs().sort_values(ascending=False).index]
+
+
 def worst_errors(
     wrong: pd.DataFrame,
     crops: pd.DataFrame,
