@@ -3,8 +3,8 @@
 The bare step is the limit: forward, backward and optimiser on one batch of random numbers that
 lies in memory. The two take turns, block by block. An epoch of `fit` has the same shapes and
 precision, and besides loads, augments and normalises, checks the loss, validates a few crops and
-writes its checkpoint. The bare step, on a GPU also compiled, is measured beside a plain float32 loop
-without channels_last, too.
+writes its checkpoint. The bare step, on a GPU also compiled, is measured beside a plain float32
+loop without channels_last, too.
 """
 
 from __future__ import annotations
