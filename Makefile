@@ -18,11 +18,11 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: $(VENV)/.installed ## all notebooks: demo data, or DATA=folder [OUTPUT= SET="03_train.EPOCHS=2" FROM= TO=]
-	@$(PY) -m utils.pipeline --data "$$DATA" --output "$$OUTPUT" --set "$$SET" \
+	@$(PY) -m tools.run --data "$$DATA" --output "$$OUTPUT" --set "$$SET" \
 		--from "$$FROM" --to "$$TO"
 
 predict: $(VENV)/.installed ## judge INPUT=file, folder or glob [MODEL=folder OUTPUT=folder for tables and pictures]
-	@$(PY) -m utils.answers --input "$$INPUT" --model "$$MODEL" --output "$$OUTPUT"
+	@$(PY) -m tools.predict --input "$$INPUT" --model "$$MODEL" --output "$$OUTPUT"
 
 test: $(VENV)/.installed-dev ## all tests, the notebooks end to end included; ARGS="-k name" for some
 	$(PY) -m pytest $(ARGS)
@@ -32,15 +32,16 @@ lint: $(VENV)/.installed-dev ## ruff, format, stripped notebooks, types
 	$(PY) -m ruff format --check .
 	$(if $(NOTEBOOKS),$(PY) -m nbstripout --keep-id --verify $(NOTEBOOKS))
 	$(PY) -m mypy
+	$(VENV)/bin/lint-imports
 
 bench: $(VENV)/.installed ## ratios against peers and limits, into outputs/bench.json [ONLY=loader BENCH_DATA=]
 	@$(PY) -m benchmarks.run
 
 kaggle-stage: $(VENV)/.installed ## build/kaggle: the notebooks as Kaggle kernels, and utils as a data set; OWNER=name
-	@$(PY) -m utils.kaggle stage --owner "$$OWNER"
+	@$(PY) -m tools.kaggle stage --owner "$$OWNER"
 
 kaggle-push: $(VENV)/.installed-dev ## stage them and push them in order; OWNER=name [ARGS=--dry-run]
-	@$(PY) -m utils.kaggle push --owner "$$OWNER" $(ARGS)
+	@$(PY) -m tools.kaggle push --owner "$$OWNER" $(ARGS)
 
 kaggle-check: $(VENV)/.installed $(KAGGLE_VENV)/.installed ## run the kernels in a replica of Kaggle [ARGS="--form old"]
 	@$(PY) -m tests.kaggle_replica.check $(ARGS)

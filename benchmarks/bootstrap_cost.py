@@ -12,7 +12,7 @@ import numpy as np
 from scipy.special import expit
 from sklearn import metrics as sk
 
-from utils.metrics import bootstrap
+from utils.stats.metrics import bootstrap
 
 NAME = "bootstrap, 1,000 resamples of 100,000 rows"
 BASELINE, UNIT = "the same by a loop over scikit-learn", "s"

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import expit
 from scipy.stats import norm
 
-from utils.metrics import bootstrap
+from utils.stats.metrics import bootstrap
 
 NAME, BASELINE, UNIT = "coverage of the 95% interval of the AUC", "promised", "share"
 SOURCES, ROWS_A_SOURCE, TRIALS, RESAMPLES = 100, 8, 400, 500

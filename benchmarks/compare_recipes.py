@@ -31,20 +31,20 @@ from sklearn.metrics import roc_auc_score
 from timm.data import resolve_model_data_config
 from tqdm.auto import tqdm
 
-from utils import artifacts, runtime
-from utils.datasets import crop_paths
-from utils.engine import fit, predict
-from utils.feeding import CropSet
-from utils.jobs import run_jobs
-from utils.loading import default_workers, load_crop, spread_frames
-from utils.metrics import paired_bootstrap
-from utils.models import build_model
-from utils.recipes import RECIPES, TrainConfig
-from utils.robustness import corrupt
-from utils.sampling import BatchPlan
-from utils.store import resized
-from utils.training import decode_crops, read_training_index
-from utils.transforms import POLICIES, Policy, normalise
+from utils.data.crops import crop_paths, spread_frames
+from utils.evaluation.robustness import corrupt
+from utils.faces.media import load_crop
+from utils.model.network import build_model
+from utils.model.scoring import normalise, predict_logits
+from utils.run import artifacts, machine
+from utils.run.jobs import run_jobs
+from utils.run.machine import default_workers
+from utils.stats.metrics import paired_bootstrap
+from utils.training.augmentation import POLICIES, Policy
+from utils.training.batches import BatchPlan, CropSet
+from utils.training.fitting import decode_crops, fit, read_training_index
+from utils.training.recipes import RECIPES, TrainConfig
+from utils.training.store import resized
 
 Variant = tuple[TrainConfig, Policy]
 REFERENCE: Variant = (RECIPES["reference"], POLICIES["reference"])
@@ -141,9 +141,9 @@ def train_and_score(study: Study, run: tuple[str, Variant, int]) -> tuple[str, i
     args, (name, (config, policy), seed) = study.args, run
     epochs = epochs_of((config, policy), study.train, args.epochs * epoch_size(study.train))
     config = replace(config, epochs=epochs, batch_size=args.batch_size, seed=seed)
-    runtime.seed_everything(seed)
+    machine.seed_everything(seed)
     model = build_model(args.model, image_size=args.image_size, pretrained=args.pretrained)
-    device = runtime.get_device()
+    device = machine.get_device()
     with tempfile.TemporaryDirectory() as folder:
         fit(
             model, study.train, study.val, config, policy=policy, folder=folder, device=device,
@@ -157,7 +157,11 @@ def train_and_score(study: Study, run: tuple[str, Variant, int]) -> tuple[str, i
         (normalise(torch.tensor(batch), facts["mean"], facts["std"], device), 0, 0)
         for batch in batches
     )
-    return f"{name}, seed {seed}", epochs, predict(model, images, device=device, progress=False)  # type: ignore[arg-type]
+    return (
+        f"{name}, seed {seed}",
+        epochs,
+        predict_logits(model, images, device=device, progress=False),
+    )  # type: ignore[arg-type]
 
 
 def epoch_size(train: CropSet) -> int:
@@ -230,7 +234,7 @@ def main() -> int:
     parser.add_argument("--batch-size", type=int, default=35)
     parser.add_argument("--epochs", type=float, default=20, help="of the reference recipe")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=default_workers(runtime.get_device()))
+    parser.add_argument("--workers", type=int, default=default_workers(machine.get_device()))
     parser.add_argument("--processes", type=int, default=1, help="runs at a time, without WORKERS")
     parser.add_argument(
         "--ablate", action="store_true", help="also with one ingredient less or more"

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from utils.datasets import crop_paths, scan_crops
+from utils.data.crops import crop_paths, scan_crops
 
 DRAWN, SIDE = 1000, 160
 

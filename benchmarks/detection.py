@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from benchmarks.videos import bench_videos
-from utils.faces import CropRecipe, find_faces, load_detector, shrink
-from utils.video import sample_frames
+from utils.faces.detection import CropRecipe, find_faces, load_detector, shrink
+from utils.faces.media import sample_frames
 
 NAME, BASELINE, UNIT = "detecting frame by frame", "in one batch", "ms/frame"
 FRAMES, RUNS, SIZE = 16, 5, (1920, 1080)

@@ -16,11 +16,11 @@ import pandas as pd
 import torch
 
 from benchmarks.crops import bench_crops
-from utils.engine import predict
-from utils.loading import default_workers, load_crop, make_loader
-from utils.models import build_model, fold_batch_norms, model_transform
-from utils.robustness import conditions, corrupted_loader
-from utils.runtime import get_device
+from utils.evaluation.robustness import conditions, corrupted_loader
+from utils.faces.media import load_crop
+from utils.model.network import build_model, fold_batch_norms
+from utils.model.scoring import make_loader, model_transform, predict_logits
+from utils.run.machine import default_workers, get_device
 
 MODEL, SIZE, BATCH = "tf_efficientnetv2_s.in1k", 224, 64
 #: Crops scored once, crops scored under every corruption, paired runs.
@@ -35,10 +35,10 @@ def ours(model: torch.nn.Module, paths: list[str]) -> float:
     loader = make_loader(
         paths[:CLEAN], [0] * CLEAN, transform, batch_size=BATCH, num_workers=workers
     )
-    predict(model, loader, device=device, progress=False)
+    predict_logits(model, loader, device=device, progress=False)
     rows = pd.DataFrame({"dataset": "", "video": paths[:CORRUPTED], "face": 1, "frame": 0})
     loader, _ = corrupted_loader(rows, paths[:CORRUPTED], transform, num_workers=workers)
-    predict(model, loader, device=device, progress=False)
+    predict_logits(model, loader, device=device, progress=False)
     return time.perf_counter() - start
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.videos import bench_videos
-from utils.extraction import extract_faces
+from utils.faces.extraction import extract_faces
 
 NAME, BASELINE, UNIT = "faces of a video, two processes", "one process", "s/video"
 SOURCES, FRAMES, RUNS = 12, 16, 3

@@ -20,16 +20,15 @@ import numpy as np
 import torch
 
 from benchmarks.crops import bench_crops
-from utils.engine import fit
-from utils.feeding import CropSet
-from utils.loading import default_workers
-from utils.models import build_model
-from utils.precision import compile_model, mixed_precision
-from utils.recipes import make_config, make_optimizer
-from utils.runtime import get_device
-from utils.sampling import CropTable
-from utils.store import open_store
-from utils.transforms import POLICIES
+from utils.model.network import build_model
+from utils.model.scoring import mixed_precision
+from utils.run.machine import default_workers, get_device
+from utils.training.augmentation import POLICIES
+from utils.training.batches import CropSet, CropTable
+from utils.training.fitting import fit
+from utils.training.loop import compile_model
+from utils.training.recipes import make_config, make_optimizer
+from utils.training.store import open_store
 
 MODEL = "tf_efficientnetv2_s.in1k"
 ON_GPU = torch.cuda.is_available()

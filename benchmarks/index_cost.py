@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from utils.datasets import scan_crops
+from utils.data.crops import scan_crops
 
 NAME, BASELINE, UNIT = "index 100,000 crops", "bare os.walk", "s"
 VIDEOS, CROPS, RUNS = 1000, 100, 7

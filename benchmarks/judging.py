@@ -23,15 +23,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from utils.demo_scenes import sample_scene
-from utils.faces import cut_faces
-from utils.inference import judge_files
-from utils.layouts import VIDEO_SUFFIXES
-from utils.media import open_media
-from utils.models import build_model, save_model
-from utils.runtime import get_device
-from utils.scoring import Judge, load_judge, score_crops
-from utils.video import write_video
+from tools.demo.scenes import sample_scene
+from utils.faces.detection import cut_faces
+from utils.faces.media import VIDEO_SUFFIXES, open_media, write_video
+from utils.inference.answers import Judge, judge_files, load_judge, score_crops
+from utils.model.network import build_model, save_model
+from utils.run.machine import get_device
 
 NAME = "judging, 16 frames a video"
 BASELINE = "bare decoding"

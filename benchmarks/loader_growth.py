@@ -12,11 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.feeding import CropSet, make_loaders
-from utils.recipes import make_config
-from utils.sampling import CropTable
-from utils.store import CropStore
-from utils.transforms import POLICIES
+from utils.training.augmentation import POLICIES
+from utils.training.batches import CropSet, CropTable, make_loaders
+from utils.training.recipes import make_config
+from utils.training.store import CropStore
 
 SIDE, CROPS, RUNS = 96, 2000, 5
 GROWTH = (1, 4, 16)

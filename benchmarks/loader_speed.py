@@ -20,11 +20,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import InterpolationMode, v2
 
 from benchmarks.crops import bench_crops
-from utils.feeding import CropSet, make_loaders
-from utils.recipes import make_config
-from utils.sampling import CropTable
-from utils.store import open_store
-from utils.transforms import POLICIES, normalise
+from utils.model.scoring import normalise
+from utils.training.augmentation import POLICIES
+from utils.training.batches import CropSet, CropTable, make_loaders
+from utils.training.recipes import make_config
+from utils.training.store import open_store
 
 SIZE, BATCH, WORKERS, RUNS = 160, 35, 2, 5
 #: An epoch has at least so many crops: those that there are, again and again.

@@ -31,8 +31,8 @@ from benchmarks import (
     loader_speed,
     sampling,
 )
-from utils.artifacts import atomic_path
-from utils.runtime import device_name, get_device, versions
+from utils.run.artifacts import atomic_path
+from utils.run.machine import device_name, get_device, versions
 
 MODULES = (
     judging,

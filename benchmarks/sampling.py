@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.videos import drawn_video
-from utils.decoding import decode, open_video
-from utils.video import sample_frames
+from utils.faces.decoding import decode, open_video
+from utils.faces.media import sample_frames
 
 FRAMES, RUNS = 16, 5
 SECONDS = (10, 60, 300)

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from utils.demo_data import draw_demo
-from utils.layouts import index_videos
-from utils.video import write_video
+from tools.demo.data import draw_demo
+from utils.data.layouts import index_videos
+from utils.faces.media import write_video
 
 SIZE, FPS = (640, 360), 25
 

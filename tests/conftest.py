@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.pipeline import DEMO, run_pipeline
+from tools.run import DEMO, run_pipeline
 
 #: CI keeps this folder of a failed run: executed notebooks and report.
 OUTPUT = Path(__file__).resolve().parent.parent / "outputs" / "test"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.parameters import notebook_parameters
-from utils.pipeline import NOTEBOOKS
+from tools.parameters import notebook_parameters
+from tools.run import NOTEBOOKS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

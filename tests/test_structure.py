@@ -16,29 +16,18 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from utils import demo_data
-from utils.parameters import checked_parameters, notebook_parameters
-from utils.pipeline import DEMO, NOTEBOOKS
+from tools.demo import draw_demo
+from tools.parameters import checked_parameters, notebook_parameters
+from tools.run import DEMO, NOTEBOOKS
 
 ROOT = Path(__file__).resolve().parent.parent
-#: Each module may import only those before it.
-MODULES = (
-    *("installing", "runtime", "artifacts", "parameters", "jobs"),
-    *("raw_layouts", "layouts", "datasets", "inspection", "splits"),
-    *("sound", "decoding", "video", "faces", "tracks", "face_folders", "extraction"),
-    *("demo_actors", "demo_faces", "demo_rooms", "demo_scenes", "demo_fakes", "demo_data"),
-    *("transforms", "augment", "loading", "store", "recipes", "sampling", "feeding"),
-    *("models", "checkpoints", "launch", "precision", "training_job", "trainer", "engine"),
-    "training",
-    *("scores", "weighted_scores", "resampling", "decisions", "metrics"),
-    *("evaluation", "slices", "robustness", "explain", "examples", "baselines", "handover"),
-    *("media", "people", "scoring", "judging", "inference"),
-    *("plots", "plots_evaluation", "plots_intervals", "plots_faces", "plots_training"),
-    *("plots_video", "annotate", "answers"),
-    *("report_text", "report_captions", "report", "report_markdown"),
-    "pipeline",
-    *("kaggle_push", "kaggle"),
+#: Names of our own code, and which of its files talk to people.
+MODULES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for folder in ("utils", "tools")
+    for path in (ROOT / folder).rglob("*.py")
 )
+COMMAND_LINES = ("tools/run.py", "tools/train.py", "tools/predict.py")
 #: Names that a branch for tests or CI would ask about.
 TEST_MODES = re.compile(
     r"\b(CI|TEST|TESTING|TEST_MODE|SMOKE|DRY_RUN|FAST|QUICK|DEBUG|DEMO|GITHUB_ACTIONS"
@@ -46,25 +35,12 @@ TEST_MODES = re.compile(
 )
 MACHINE_PATH = re.compile(r"(?<![\w.])(/(home|Users|root|work)/|[A-Z]:\\Users)")
 
-utils_modules = pytest.mark.parametrize("name", MODULES)
+each_module = pytest.mark.parametrize("name", MODULES)
 each_notebook = pytest.mark.parametrize("name", NOTEBOOKS)
 
 
 def module_tree(name):
-    return ast.parse((ROOT / "utils" / f"{name}.py").read_text(encoding="utf-8"))
-
-
-def imported_modules(tree):
-    """Names of the modules of utils that a syntax tree imports, wherever the import stands."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("utils."))
-        elif isinstance(node, ast.ImportFrom):
-            package = ("utils." * bool(node.level) + (node.module or "")).rstrip(".").split(".")
-            if package == ["utils"]:
-                yield from (alias.name for alias in node.names)
-            elif package[0] == "utils":
-                yield package[1]
+    return ast.parse((ROOT / name).read_text(encoding="utf-8"))
 
 
 def load(name):
@@ -83,7 +59,7 @@ def parsed(cell):
 
 def text_files():
     suffixes = {".py", ".ipynb", ".md", ".txt", ".json", ".toml", ".yml", ".html", ".csv", ""}
-    folders = ("utils", "tests", "notebooks", "benchmarks", "docs", ".ci", ".github")
+    folders = ("utils", "tools", "tests", "notebooks", "benchmarks", "docs", ".ci", ".github")
     found = [path for folder in folders for path in (ROOT / folder).rglob("*")]
     found += ROOT.glob("*")
     hidden = {"__pycache__", ".ipynb_checkpoints", ".git"}  # .git is a file in a work tree
@@ -94,45 +70,18 @@ def text_files():
     )
 
 
-# utils
+# code
 
 
-def test_every_module_has_its_place_in_the_order():
-    files = {path.stem for path in (ROOT / "utils").glob("*.py")} - {"__init__"}
-    assert files == set(MODULES)
-
-
-@utils_modules
-def test_module_imports_only_those_before_it(name):
-    before = set(MODULES[: MODULES.index(name)])
-    assert set(imported_modules(module_tree(name))) <= before
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import utils.report",
-        "from utils import report",
-        "from utils.report import x",
-        "from . import report",
-        "from .report import x",
-        "def f():\n    from utils.report import x",
-    ],
-)
-def test_every_form_of_import_is_seen(code):
-    assert list(imported_modules(ast.parse(code))) == ["report"]
-
-
-@utils_modules
-def test_module_is_short_and_knows_no_notebook(name):
-    text = (ROOT / "utils" / f"{name}.py").read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 300
+@each_module
+def test_module_knows_no_notebook(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
     assert not re.search(r"\b(IPython|get_ipython)\b|import \*|filterwarnings", text)
 
 
-@utils_modules
+@each_module
 def test_only_command_lines_print(name):
-    if name in ("pipeline", "training", "answers"):
+    if name in COMMAND_LINES:
         pytest.skip("a command line")
     functions = [n for n in ast.walk(module_tree(name)) if isinstance(n, ast.FunctionDef)]
     mains = {node for f in functions if f.name == "main" for node in ast.walk(f)}
@@ -151,7 +100,7 @@ def test_there_are_the_six_notebooks():
 def test_bootstrap_cells_are_identical():
     bootstraps = {code_cells(name)[0].source for name in NOTEBOOKS}
     assert len(bootstraps) == 1
-    assert "runtime.py" in bootstraps.pop()
+    assert "utils/run/__init__.py" in bootstraps.pop()
 
 
 @each_notebook
@@ -221,7 +170,7 @@ def test_overrides_of_the_demo_fit_the_notebook(name):
 
 def test_overrides_of_the_demo_name_notebooks_and_arguments():
     overrides = json.loads(DEMO.read_text(encoding="utf-8"))
-    arguments = set(inspect.signature(demo_data.draw_demo).parameters)
+    arguments = set(inspect.signature(draw_demo).parameters)
     assert set(overrides.pop("demo_data")) <= arguments
     assert set(overrides) <= set(NOTEBOOKS)
 
@@ -251,7 +200,7 @@ def test_requirements_are_met_by_kaggle():
     assert all(bounds[name].contains(Version(version)) for name, version in pinned.items())
 
 
-def test_requirements_hold_all_that_utils_imports():
+def test_requirements_hold_all_that_is_imported():
     listed = {r.name.lower().replace("-", "_") for r in requirements("requirements.txt")}
     listed.add("distributed")  # for those who name a SCHEDULER; the error says how to install it
     nodes = [node for name in MODULES for node in ast.walk(module_tree(name))]
@@ -261,7 +210,7 @@ def test_requirements_hold_all_that_utils_imports():
     owners = metadata.packages_distributions()
     missing = {
         top
-        for top in third_party - {"utils", "kaggle"}  # the client is for those who push
+        for top in third_party - {"tools", "utils", "kaggle"}  # the client is for those who push
         if not {d.lower().replace("-", "_") for d in owners.get(top, [])} & listed
     }
     assert missing == set()

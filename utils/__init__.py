@@ -1,1 +1,1 @@
-"""What the notebooks share: data, model, metrics, figures and the report."""
+"""What the notebooks share."""

@@ -23,12 +23,12 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from tests.kaggle_replica.room import REPOSITORY, Room, can_enclose
-from utils import kaggle
-from utils.demo_data import draw_demo
+from tools import kaggle, kaggle_push
+from tools.demo.data import draw_demo
+from tools.kaggle_push import StagedKernel, staged_kernels
+from tools.parameters import checked_parameters
+from tools.run import DEMO
 from utils.installing import EXTRAS
-from utils.kaggle_push import StagedKernel, staged_kernels
-from utils.parameters import checked_parameters
-from utils.pipeline import DEMO
 
 BUILD = REPOSITORY / "build" / "kaggle-check"
 PYTHON = REPOSITORY / ".venv-kaggle" / "bin" / "python"
@@ -124,7 +124,7 @@ class Checks:
         self.demo = json.loads(DEMO.read_text(encoding="utf-8"))
         arguments = {**self.demo["demo_data"], "n_sources": N_SOURCES, "progress": False}
         draw_demo(BUILD / "videos" / "train_sample_videos", **arguments)
-        utils = BUILD / "staged" / kaggle.UTILS_DATASET
+        utils = BUILD / "staged" / kaggle_push.UTILS_DATASET
         (utils / "dataset-metadata.json").unlink()  # the client reads it and leaves it here
         utils_name = f"{OWNER}/{described['utils']['slug']}"
         self.utils = Attached("datasets", utils_name, utils)

@@ -77,7 +77,10 @@ class Room:
 
     def _look_here(self) -> None:
         """Lead the copies to this folder, and make the inputs read-only as far as modes can."""
-        for path in [*self.folder.rglob("tmp/*.ipynb"), *self.folder.rglob("input/**/utils/*.py")]:
+        for path in [
+            *self.folder.rglob("tmp/*.ipynb"),
+            *self.folder.rglob("input/**/utils/**/*.py"),
+        ]:
             text = path.read_text(encoding="utf-8")
             path.write_text(text.replace("/kaggle/", f"{self.folder.resolve()}/"), encoding="utf-8")
         for path in (self.folder / "input").rglob("*"):

@@ -1,0 +1,459 @@
+"""Crops of every layout become one index, and whatever is left out is counted."""
+
+import io
+import os
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from utils.data.crops import crop_paths, parse_frame_name, scan_crops, summarise_left_out
+from utils.run import machine
+
+HEADER = "filename,label,split,original"
+BUFFER = io.BytesIO()
+Image.new("RGB", (1, 1)).save(BUFFER, "PNG")
+PIXEL = BUFFER.getvalue()
+
+
+def make_part(root, rows, crops=(), header=HEADER):
+    """A data set in the layout of the main one."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "metadata.csv").write_text("\n".join([header, *rows]) + "\n")
+    return touch(root, *crops)
+
+
+def touch(root, *names):
+    """Write real images, so that one outside the data set would be read if it were reached."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(PIXEL)
+    return root
+
+
+def reasons(left_out):
+    return Counter(left_out["reason"])
+
+
+ROWS = ["real.mp4,REAL,train,", "fake.mp4,FAKE,train,real.mp4"]
+CROPS = ["real/0.png", "real/10.png", "fake/0.png", "fake/0_2.png"]
+
+
+@pytest.fixture
+def part(tmp_path):
+    return make_part(tmp_path / "part", ROWS, CROPS)
+
+
+def with_rows(part, *rows):
+    return make_part(part, [*ROWS, *rows])
+
+
+# --- layouts ------------------------------------------------------------------------------------
+
+
+def test_the_main_layout_gives_a_row_a_crop(part):
+    crops, left_out = scan_crops(part)
+    assert left_out.empty
+    assert crops.drop(columns="root").to_dict("records") == [
+        {
+            **{"path": path, "dataset": "part", "video": video, "frame": frame, "face": face},
+            **{"label": label, "method": method, "original": original, "official": ""},
+        }
+        for path, video, frame, face, label, method, original in [
+            ("fake/0.png", "fake", 0, 1, "FAKE", "unknown", "real"),
+            ("fake/0_2.png", "fake", 0, 2, "FAKE", "unknown", "real"),
+            ("real/0.png", "real", 0, 1, "REAL", "original", ""),
+            ("real/10.png", "real", 10, 1, "REAL", "original", ""),
+        ]
+    ]
+    assert set(crops["root"]) == {str(part)}
+
+
+def test_several_parts_stand_side_by_side(tmp_path):
+    make_part(tmp_path / "part-0-0", ["a.mp4,REAL,train,"], ["a/1.png"])
+    make_part(tmp_path / "part-0-1", ["b.mp4,FAKE,train,a.mp4"], ["b/1.png"])
+    crops, _ = scan_crops(tmp_path)
+    assert list(zip(crops["dataset"], crops["video"], crops["label"])) == [
+        ("part-0-0", "a", "REAL"),
+        ("part-0-1", "b", "FAKE"),
+    ]
+
+
+def test_a_part_without_crops_blurs_no_types_of_the_others(part):
+    make_part(part.parent / "another", ["c.mp4,REAL,train,"])
+    crops, left_out = scan_crops(part.parent)
+    assert crops["frame"].dtype == crops["face"].dtype == "int64"
+    assert reasons(left_out) == {"no folder": 1}
+
+
+def test_deepfake_faces_has_a_crop_a_video(tmp_path):
+    header = "videoname,original_width,original_height,label,original"
+    rows = ["a.mp4,1920,1080,REAL,", "b.mp4,1920,1080,FAKE,a.mp4", "c.mp4,1920,1080,FAKE,a.mp4"]
+    crops = ["faces_224/a.jpg", "faces_224/b.jpg", "faces_224/x.jpg", "faces_224/notes.txt"]
+    make_part(tmp_path, rows, [*crops, "faces_224/b.png"], header)
+    crops, left_out = scan_crops(tmp_path)
+    assert crops["path"].tolist() == ["faces_224/a.jpg", "faces_224/b.jpg"]
+    assert crops["original"].tolist() == ["", "a"]
+    assert set(crops["frame"]) == {0} and set(crops["face"]) == {1}
+    assert dict(zip(left_out["reason"], left_out["name"])) == {
+        **{"no image": "c", "unlisted image": "x", "file name is no image": "notes.txt"},
+        "second image of a video": "b.png",
+    }
+
+
+def test_the_output_of_notebook_00_keeps_its_data_set_and_method(tmp_path):
+    header = f"{HEADER},dataset,method,fps,width,height"
+    rows = ["a.mp4,REAL,,,dfdc_0,original,30,9,9", "b.mp4,FAKE,,a.mp4,dfdc_1,swap,30,9,9"]
+    make_part(tmp_path / "faces", rows, ["a/0.png", "b/0.png", "boxes.csv"], header)
+    crops, left_out = scan_crops(tmp_path)
+    assert crops["dataset"].tolist() == ["dfdc_0", "dfdc_1"]
+    assert crops["method"].tolist() == ["original", "swap"]
+    assert left_out.empty
+
+
+@pytest.mark.parametrize("names", [("real", "fake"), ("REAL", "FAKE"), ("Real", "Fake")])
+def test_real_and_fake_folders_make_every_image_its_own_video(tmp_path, names):
+    real, fake = names
+    touch(tmp_path, f"{real}/1.jpg", f"{real}/1.PNG", f"{real}/deep/1.jpg", f"{fake}/1.jpg")
+    touch(tmp_path, f"{fake}/notes.txt", "other/2.jpg")
+    crops, left_out = scan_crops(tmp_path)
+    labels = dict(zip(crops["path"], crops["label"]))
+    assert labels == {
+        **{f"{real}/{name}": "REAL" for name in ("1.jpg", "1.PNG", "deep/1.jpg")},
+        f"{fake}/1.jpg": "FAKE",
+    }
+    assert crops["video"].nunique() == 4 and not crops["video"].str.contains("/").any()
+    assert set(crops["original"]) == {""}
+    assert left_out["name"].tolist() == [f"{fake}/notes.txt"]
+
+
+def test_kaggle_mounts_of_both_forms_are_read_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "KAGGLE_INPUT", tmp_path)
+    make_part(tmp_path / "old-slug", ["a.mp4,REAL,train,"], ["a/1.png"])
+    make_part(tmp_path / "datasets/owner/new-slug", ["b.mp4,FAKE,train,a.mp4"], ["b/1.png"])
+    crops, _ = scan_crops()
+    assert sorted(crops["dataset"]) == ["new-slug", "old-slug"]
+    assert all(Path(path).is_file() for path in crop_paths(crops))
+
+
+def test_raw_videos_send_the_reader_to_notebook_00(tmp_path):
+    touch(tmp_path, "metadata.json", "a.mp4")
+    with pytest.raises(FileNotFoundError, match="run 00_extract_faces on it first"):
+        scan_crops(tmp_path)
+
+
+def test_two_data_sets_of_one_name_are_refused(tmp_path):
+    for top in "ab":
+        header = f"{HEADER},dataset"
+        rows = ["r.mp4,REAL,,,dfdc_0", "f.mp4,FAKE,,r.mp4,dfdc_0"]
+        make_part(tmp_path / top / "faces", rows, ["r/0.png", "f/0.png"], header)
+    with pytest.raises(ValueError, match=r"two data sets are called 'dfdc_0': .*a/faces and "):
+        scan_crops(tmp_path)
+
+
+# --- names of frames ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "frame"),
+    [
+        *[("10.png", (10, 1)), ("10_2.png", (10, 2)), ("100.png", (100, 1)), ("0.jpg", (0, 1))],
+        *[("10_12.jpeg", (10, 12)), ("007.png", (7, 1))],
+        *[("10_1.png", None), ("x.png", None), ("10.txt", None), ("10_2_3.png", None)],
+        *[("10_0.png", None), ("10_02.png", None), ("-1.png", None), ("1.5.png", None)],
+        *[("10.png.tmp", None), ("10", None), (".png", None), ("١٠.png", None), ("10.png\n", None)],
+    ],
+)
+def test_a_frame_name_is_a_number_and_a_face_from_two(name, frame):
+    assert parse_frame_name(name) == frame
+
+
+def test_frames_are_in_the_order_of_their_numbers(part):
+    touch(part, "real/100.png", "real/9.png")
+    crops, _ = scan_crops(part)
+    assert crops.loc[crops["video"] == "real", "frame"].tolist() == [0, 9, 10, 100]
+
+
+def test_files_that_are_no_frames_are_counted_and_not_used(part):
+    touch(part, "real/10_1.png", "real/x.png", "real/10.txt", "fake/10_2_3.png")
+    crops, left_out = scan_crops(part)
+    assert len(crops) == len(CROPS)
+    assert reasons(left_out) == {"file name is no frame": 4}
+    assert "fake/10_2_3.png" in left_out["name"].tolist()
+
+
+# --- audit --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason", "name"),
+    [
+        (["gone.mp4,FAKE,train,real.mp4"], "no folder", "gone"),
+        (["empty.mp4,FAKE,train,real.mp4"], "empty folder", "empty"),
+        (["real.mp4,REAL,train,"], "duplicate row", "real.mp4"),
+        (["odd.mp4,fake,train,"], "unknown label", "odd.mp4"),
+        (["odd.mp4,,train,"], "unknown label", "odd.mp4"),
+        ([",FAKE,train,"], "name is not a plain file name", ""),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_counted_with_its_reason(part, rows, reason, name):
+    with_rows(part, *rows)
+    if "empty" in rows[0]:
+        (part / "empty").mkdir()
+    crops, left_out = scan_crops(part)
+    assert left_out.to_dict("records") == [{"dataset": "part", "reason": reason, "name": name}]
+    assert len(crops) == len(CROPS)
+
+
+def test_a_video_of_two_labels_is_not_used_at_all(part):
+    with_rows(part, "v.mp4,REAL,train,", "v.mp4,FAKE,train,real.mp4")
+    touch(part, "v/0.png")
+    crops, left_out = scan_crops(part)
+    assert "v" not in crops["video"].tolist()
+    assert reasons(left_out) == {"conflicting label": 2}
+
+
+def test_a_folder_that_no_row_lists_is_counted_and_not_used(part):
+    touch(part, "stranger/0.png", "loose.png")
+    crops, left_out = scan_crops(part)
+    assert dict(zip(left_out["reason"], left_out["name"])) == {
+        "unlisted folder": "stranger",
+        "image outside the folders": "loose.png",
+    }
+    assert set(crops["video"]) == {"real", "fake"}
+
+
+def test_the_row_that_names_an_original_wins_in_any_order(part):
+    rows = ["fake.mp4,FAKE,train,", "fake.mp4,FAKE,train,real.mp4", "real.mp4,REAL,train,"]
+    for order in (rows, rows[::-1]):
+        make_part(part, order)
+        crops, left_out = scan_crops(part)
+        assert set(crops.loc[crops["video"] == "fake", "original"]) == {"real"}
+        assert reasons(left_out) == {"duplicate row": 1}
+
+
+def test_no_row_disappears_silently(part):
+    rows = [
+        *("gone.mp4,FAKE,train,real.mp4", "gone.mp4,FAKE,train,real.mp4", "../x.mp4,FAKE,train,"),
+        *("both.mp4,REAL,train,", "both.mp4,FAKE,train,", "nan,maybe,train,", ",,,"),
+        *("none.mp4,REAL,train,", "004,REAL,train,", '"a\nb.mp4",REAL,train,'),
+    ]
+    with_rows(part, *rows)
+    touch(part, "004/1.png", "none/readme.txt")
+    crops, left_out = scan_crops(part)
+    of_rows = left_out[left_out["reason"] != "file name is no frame"]
+    assert crops["video"].nunique() == 3
+    assert crops["video"].nunique() + len(of_rows) == len(ROWS) + len(rows)
+
+
+def test_the_order_of_rows_does_not_matter(part):
+    first, _ = scan_crops(part)
+    make_part(part, ROWS[::-1])
+    pd.testing.assert_frame_equal(scan_crops(part)[0], first)
+
+
+def test_names_like_nan_are_videos_like_any_other(tmp_path):
+    rows = ["nan,REAL,train,", "NA.mp4,FAKE,train,nan", "004.mp4,FAKE,train,null"]
+    make_part(tmp_path, rows, ["nan/1.png", "NA/1.png", "004/1.png"])
+    crops, left_out = scan_crops(tmp_path)
+    assert crops["video"].tolist() == ["004", "NA", "nan"]
+    assert crops["original"].tolist() == ["null", "nan", ""]
+    assert left_out.empty
+
+
+@pytest.mark.parametrize("rows", [[], ["a.mp4,REAL,train,"], ["a.mp4,none,train,"]])
+def test_an_empty_data_set_is_one_clear_error(tmp_path, rows):
+    make_part(tmp_path, rows)
+    with pytest.raises(ValueError, match=r"metadata\.csv: no crop of any .* data set is empty"):
+        scan_crops(tmp_path)
+
+
+def test_empty_real_and_fake_folders_are_one_clear_error(tmp_path):
+    (tmp_path / "real").mkdir()
+    with pytest.raises(ValueError, match="the data set is empty"):
+        scan_crops(tmp_path)
+
+
+@pytest.mark.parametrize("label", ["REAL", "FAKE"])
+def test_one_class_only_names_file_and_column(tmp_path, label):
+    make_part(tmp_path, [f"a.mp4,{label},train,"], ["a/1.png"])
+    with pytest.raises(ValueError, match=rf"metadata\.csv: column label holds {label} only"):
+        scan_crops(tmp_path)
+
+
+def test_the_summary_counts_each_reason_with_examples():
+    rows = [("d", "no folder", name) for name in "cab"] + [("d", "unknown label", "z")]
+    left_out = pd.DataFrame(rows, columns=["dataset", "reason", "name"])
+    assert summarise_left_out(left_out, examples=2) == {
+        "no folder": {"count": 3, "examples": ["a", "b"]},
+        "unknown label": {"count": 1, "examples": ["z"]},
+    }
+
+
+# --- nothing outside the data set ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../secret.mp4", "{tmp}/secret.mp4", "../secret", "..", ".", "a/b.mp4", "a\\b.mp4", "...mp4"],
+)
+def test_no_listed_name_reaches_a_crop_outside(tmp_path, part, name):
+    touch(tmp_path, "secret/0.png", "0.png", "part/a/b/0.png")
+    name = name.format(tmp=tmp_path)
+    with_rows(part, f"{name},FAKE,train,real.mp4")
+    crops, left_out = scan_crops(part)
+    assert crops["path"].tolist() == sorted(CROPS)
+    counted = left_out[left_out["reason"] == "name is not a plain file name"]
+    assert counted["name"].tolist() == [name]
+
+
+def test_a_folder_linked_out_of_the_data_set_is_not_followed(tmp_path, part):
+    with_rows(part, "out.mp4,FAKE,train,real.mp4")
+    touch(tmp_path, "secret/0.png")
+    (part / "out").symlink_to(tmp_path / "secret")
+    crops, left_out = scan_crops(part)
+    assert "out" not in crops["video"].tolist()
+    assert left_out.to_dict("records") == [
+        {"dataset": "part", "reason": "link out of the data set", "name": "out"}
+    ]
+
+
+def test_a_crop_linked_out_of_the_data_set_is_not_followed(tmp_path, part):
+    touch(tmp_path, "secret.png")
+    (part / "real" / "20.png").symlink_to(tmp_path / "secret.png")
+    (part / "real" / "30.png").symlink_to(part / "real" / "10.png")
+    crops, left_out = scan_crops(part)
+    assert "real/20.png" not in crops["path"].tolist()
+    assert "real/30.png" in crops["path"].tolist()  # a link that stays inside is a crop
+    assert dict(zip(left_out["reason"], left_out["name"])) == {
+        "link out of the data set": "real/20.png"
+    }
+
+
+def test_a_linked_folder_of_single_images_is_not_followed(tmp_path):
+    touch(tmp_path / "secret", "a.jpg", "b.jpg")
+    header = "videoname,original_width,original_height,label,original"
+    data = make_part(tmp_path / "data", ["a.mp4,9,9,REAL,", "b.mp4,9,9,FAKE,a.mp4"], (), header)
+    (data / "faces_224").symlink_to(tmp_path / "secret")
+    with pytest.raises(ValueError, match="the data set is empty"):
+        scan_crops(data)
+    (data / "faces_224").unlink()
+    touch(data, "faces_224/a.jpg", "faces_224/b.jpg")
+    (data / "faces_224" / "c.jpg").symlink_to(tmp_path / "secret" / "a.jpg")
+    crops, left_out = scan_crops(data)
+    assert crops["video"].tolist() == ["a", "b"]
+    assert reasons(left_out) == {"link out of the data set": 1}
+
+
+def test_links_out_of_real_and_fake_folders_are_not_followed(tmp_path):
+    touch(tmp_path / "secret", "s.jpg", "more/s.jpg")
+    data = touch(tmp_path / "data", "real/1.jpg", "fake/1.jpg")
+    (data / "REAL").symlink_to(tmp_path / "secret")
+    (data / "real" / "deep").symlink_to(tmp_path / "secret" / "more")
+    (data / "fake" / "2.jpg").symlink_to(tmp_path / "secret" / "s.jpg")
+    crops, left_out = scan_crops(data)
+    assert crops["path"].tolist() == ["fake/1.jpg", "real/1.jpg"]
+    assert set(left_out["reason"]) == {"link out of the data set"}
+    assert sorted(left_out["name"]) == ["REAL", "fake/2.jpg", "real/deep"]
+
+
+def test_a_link_to_itself_stops_nothing(part):
+    (part / "loop").symlink_to("loop")
+    (part / "real" / "5.png").symlink_to("5.png")
+    crops, _ = scan_crops(part)
+    assert {"real", "fake"} == set(crops["video"])
+
+
+# --- MAX_VIDEOS ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def families(tmp_path):
+    """Twelve originals with none to three fakes each: 12 + 18 videos."""
+    rows, crops = [], []
+    for n in range(12):
+        rows.append(f"r{n}.mp4,REAL,train,")
+        rows += [f"f{n}-{k}.mp4,FAKE,train,r{n}.mp4" for k in range(n % 4)]
+    crops = [f"{row.partition('.')[0]}/{frame}.png" for row in rows for frame in (0, 1)]
+    return make_part(tmp_path / "families", rows, crops)
+
+
+@pytest.mark.parametrize("max_videos", [5, 9, 17, 29, 30, 1000])
+def test_max_videos_keeps_families_whole_and_never_exceeds(families, max_videos):
+    everything, _ = scan_crops(families)
+    crops, left_out = scan_crops(families, max_videos=max_videos)
+    kept = set(crops["video"])
+    assert 0 < len(kept) <= max_videos
+    assert reasons(left_out)["beyond MAX_VIDEOS"] == 30 - len(kept)
+    fakes = everything[everything["label"] == "FAKE"].drop_duplicates("video")
+    for video, original in zip(fakes["video"], fakes["original"]):
+        assert (video in kept) == (original in kept)
+    assert (crops.groupby("video").size() == 2).all()
+
+
+def test_a_family_that_is_too_large_does_not_end_the_draw(tmp_path):
+    rows = ["r.mp4,REAL,,", *(f"f{n}.mp4,FAKE,,r.mp4" for n in range(9))]
+    rows += [f"s{n}.mp4,{label},," for label in ("REAL", "FAKE") for n in (label[0], label[1])]
+    make_part(tmp_path, rows, [f"{row.partition('.')[0]}/0.png" for row in rows])
+    for seed in range(5):
+        crops, _ = scan_crops(tmp_path, max_videos=4, seed=seed)
+        assert sorted(crops["video"]) == ["sA", "sE", "sF", "sR"]
+
+
+def test_the_draw_depends_on_the_seed_alone(families):
+    def draw(seed):
+        return scan_crops(families, max_videos=9, seed=seed)[0]["video"].unique().tolist()
+
+    first = draw(0)
+    path = families / "metadata.csv"
+    header, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([header, *rows[::-1]]))
+    assert draw(0) == first
+    assert any(draw(seed) != first for seed in range(1, 4))
+
+
+def test_a_draw_that_leaves_one_class_says_so(families):
+    with pytest.raises(ValueError, match="MAX_VIDEOS=1 leaves 1 videos and not both classes"):
+        scan_crops(families, max_videos=1)
+
+
+def test_a_copy_of_an_original_stays_with_its_family(tmp_path):
+    rows = [
+        *("r.mp4,REAL,,", "r40.mp4,REAL,,r.mp4", "f40.mp4,FAKE,,r40.mp4"),
+        *("s.mp4,REAL,,", "s40.mp4,REAL,,s.mp4", "g40.mp4,FAKE,,s40.mp4"),
+    ]
+    make_part(tmp_path, rows, [f"{row.partition('.')[0]}/0.png" for row in rows])
+    crops, _ = scan_crops(tmp_path, max_videos=4)
+    assert set(crops["video"]) in ({"r", "r40", "f40"}, {"s", "s40", "g40"})
+
+
+# --- reading an index again ---------------------------------------------------------------------
+
+
+def test_crop_paths_are_in_the_order_of_the_rows(part):
+    crops, _ = scan_crops(part)
+    shuffled = crops.sample(frac=1, random_state=1)
+    expected = [os.path.join(part, path) for path in shuffled["path"]]
+    assert crop_paths(shuffled[["dataset", "path"]], part.parent) == expected
+
+
+def test_crop_paths_find_the_data_sets_that_00_named(tmp_path):
+    header = f"{HEADER},dataset"
+    rows = ["a.mp4,REAL,,,dfdc_0", "b.mp4,FAKE,,a.mp4,"]
+    root = make_part(tmp_path / "faces", rows, ["a/0.png", "b/0.png"], header)
+    crops, _ = scan_crops(tmp_path)
+    assert sorted(crops["dataset"]) == ["dfdc_0", "faces"]
+    assert sorted(crop_paths(crops, tmp_path)) == [f"{root}/a/0.png", f"{root}/b/0.png"]
+
+
+def test_crops_that_are_elsewhere_now_are_a_clear_error(tmp_path, part):
+    crops, _ = scan_crops(part)
+    other = make_part(tmp_path / "other", ROWS, CROPS)
+    with pytest.raises(FileNotFoundError, match=r"data set 'part' in index\.csv are not below"):
+        crop_paths(crops, other)
+    for path in CROPS:
+        (part / path).unlink()
+    with pytest.raises(FileNotFoundError, match="set DATA to the folder that 01_explore_data read"):
+        crop_paths(crops, part)

@@ -1,0 +1,239 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from facenet_pytorch import MTCNN
+from PIL import Image
+
+from utils.faces.detection import (
+    CropRecipe,
+    _MaxPool,
+    cut_faces,
+    link_tracks,
+    load_detector,
+    read_recipe,
+)
+from utils.faces.media import sample_frames
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = CropRecipe()
+LEFT, RIGHT = (200, 170, 150), (450, 180, 110)  # centre x, centre y, height of the face
+
+
+def draw_face(canvas, x, y, size):
+    """Draw a plain face that the detector finds: hair, oval, eyes, brows, nose, mouth."""
+
+    def oval(colour, dx, dy, rx, ry, thickness=-1, arc=(0, 360)):
+        centre = (round(x + dx * size), round(y + dy * size))
+        axes = (max(1, round(rx * size)), max(1, round(ry * size)))
+        cv2.ellipse(canvas, centre, axes, 0, *arc, colour, thickness)
+
+    oval((60, 40, 30), 0, -0.12, 0.48, 0.56)
+    oval((224, 172, 140), 0, 0.03, 0.40, 0.52)
+    for side in (-0.17, 0.17):
+        oval((250, 250, 250), side, -0.08, 0.09, 0.05)
+        oval((40, 30, 30), side, -0.08, 0.045, 0.045)
+        oval((60, 40, 30), side, -0.18, 0.11, 0.03, round(0.03 * size), (180, 360))
+    oval((168, 129, 105), 0, 0.14, 0.07, 0.03, round(0.03 * size), (0, 180))
+    oval((170, 70, 70), 0, 0.29, 0.14, 0.05)
+
+
+def scene(*faces, size=(640, 360)):
+    canvas = np.full((size[1], size[0], 3), (120, 150, 120), dtype=np.uint8)
+    for face in faces:
+        draw_face(canvas, *face)
+    return cv2.GaussianBlur(canvas, (0, 0), 1.5)
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return load_detector(RECIPE)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("shape", [(1, 10, 81, 142), (3, 28, 22, 21), (2, 4, 3, 3), (1, 1, 2, 5)])
+def test_pools_of_the_detector_give_the_very_maxima_of_torch(size, shape):
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.MaxPool2d(size, 2, ceil_mode=True)(images)
+    assert torch.equal(_MaxPool(size, 2)(images), expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((1920, 1080), (480, 270)),  # the data set's own quarter
+        ((1280, 720), (320, 180)),
+        ((720, 1280), (180, 320)),
+        ((1918, 1078), (479, 269)),  # cut off, not rounded
+        ((640, 480), (240, 180)),
+        ((640, 360), (320, 180)),
+        ((641, 361), (319, 180)),
+        ((320, 180), (320, 180)),
+        ((200, 120), (200, 120)),  # never enlarged
+    ],
+)
+def test_frames_are_shrunk_by_the_stated_rule(size, expected):
+    assert RECIPE.shrunk(*size) == expected
+
+
+def test_the_short_side_never_falls_below_the_floor():
+    for side in range(1, 1200):
+        assert min(RECIPE.shrunk(2 * side, side)) >= min(side, RECIPE.min_side)
+
+
+def test_recipe_survives_json_and_refuses_unknown_names():
+    recipe = CropRecipe(image_size=224, margin=20)
+    assert CropRecipe.from_dict(recipe.to_dict()) == recipe
+    with pytest.raises(ValueError, match="zoom"):
+        CropRecipe.from_dict({"zoom": 2})
+
+
+@pytest.mark.parametrize(
+    "values", [{"scale": 0.0}, {"scale": 2.0}, {"image_size": 8}, {"margin": 160}, {"margin": -1}]
+)
+def test_what_cannot_be_cut_is_refused(values):
+    with pytest.raises(ValueError, match="must be"):
+        CropRecipe(**values)
+
+
+def record(folder, text):
+    folder.mkdir()
+    (folder / "recipe.json").write_text(text)
+    return folder
+
+
+def test_the_recipe_of_crops_is_the_one_beside_them_or_the_default(tmp_path):
+    cut = record(tmp_path / "cut", '{"image_size": 96, "align": true}')
+    assert read_recipe([cut]) == CropRecipe(image_size=96, align=True)
+    assert read_recipe([tmp_path]) == read_recipe([]) == RECIPE
+    same = record(tmp_path / "same", "{}")
+    assert read_recipe([tmp_path, same]) == RECIPE
+    with pytest.raises(ValueError, match="cut in different ways"):
+        read_recipe([tmp_path, cut])
+
+
+@pytest.mark.parametrize("text", ["{", '{"zoom": 2}', '["x"]', '{"scale": "big"}'])
+def test_a_damaged_record_of_the_recipe_is_named(tmp_path, text):
+    with pytest.raises(ValueError, match=r"recipe\.json"):
+        read_recipe([record(tmp_path / "cut", text)])
+
+
+@pytest.mark.parametrize("size", [(1920, 1080), (1280, 720), (720, 1280), (640, 360)])
+def test_crops_have_the_pixels_that_facenet_pytorch_saves(tmp_path, detector, size):
+    short = min(size)
+    big = (0.3 * size[0], 0.45 * size[1], 0.4 * short)
+    image = Image.fromarray(scene(big, (0.75 * size[0], 0.5 * size[1], 0.3 * short), size=size))
+    theirs = MTCNN(margin=14, keep_all=True, factor=0.5)
+    quarter = max(0.25, 180 / short)
+    theirs(
+        image.resize([int(side * quarter) for side in image.size]),
+        save_path=str(tmp_path / "7.png"),
+    )
+    saved = [tmp_path / "7.png", *sorted(tmp_path.glob("7_*.png"))]
+    faces = cut_faces(detector, image, RECIPE)
+    assert len(faces) == len(saved) == 2
+    assert_same_files(faces, saved)
+
+
+def assert_same_files(faces, saved):
+    for face, path in zip(faces, saved, strict=True):
+        face.crop.save(path.with_name("ours.png"))
+        assert path.with_name("ours.png").read_bytes() == path.read_bytes()
+
+
+VIDEOS = sorted((ROOT.parent / "shared" / "data" / "videos").rglob("*.mp4"))
+
+
+@pytest.mark.skipif(not VIDEOS, reason="no real videos beside the checkout")
+def test_crops_of_real_frames_are_the_files_that_facenet_pytorch_saves(tmp_path, detector):
+    theirs = MTCNN(margin=14, keep_all=True, factor=0.5)
+    n_faces = 0
+    for path in VIDEOS:
+        for number, _, image in sample_frames(path, 3):
+            small = image.resize(RECIPE.shrunk(*image.size))
+            file = tmp_path / path.stem / f"{number}.png"
+            theirs(small, save_path=str(file))
+            faces = cut_faces(detector, image, RECIPE)
+            n_faces += len(faces)
+            if faces:
+                others = [file.with_name(f"{number}_{k}.png") for k in range(2, len(faces) + 1)]
+                assert len(list(file.parent.glob(f"{number}_*.png"))) == len(others)
+                assert_same_files(faces, [file, *others])
+            else:
+                assert not file.exists()
+    assert n_faces >= len(VIDEOS)
+
+
+def test_aligned_faces_have_level_eyes_in_the_same_place(detector):
+    """A head that is turned by 20 degrees comes out as one that is upright."""
+    recipe = CropRecipe(align=True, image_size=112, margin=0)
+    upright = Image.fromarray(scene((320, 180, 220)))
+    turned = upright.rotate(20, Image.Resampling.BICUBIC, fillcolor=(120, 150, 120))
+    eyes = []
+    for image in (upright, turned):
+        (face,) = cut_faces(detector, image, recipe)
+        dark = np.asarray(face.crop.convert("L"))[40:62] < 90
+        columns = [np.flatnonzero(half.any(0)) for half in (dark[:, 26:50], dark[:, 62:86])]
+        rows = [np.nonzero(half)[0].mean() for half in (dark[:, 26:50], dark[:, 62:86])]
+        assert all(len(column) for column in columns)
+        assert abs(rows[0] - rows[1]) < 3  # level
+        eyes.append(np.asarray(face.crop).astype(float))
+    assert np.abs(eyes[0] - eyes[1])[20:100, 20:92].mean() < 12
+    squeezed = [
+        cut_faces(detector, image, CropRecipe(image_size=112)) for image in (upright, turned)
+    ]
+    plain = [np.asarray(faces[0].crop).astype(float) for faces in squeezed]
+    assert np.abs(plain[0] - plain[1])[20:100, 20:92].mean() > 15  # a broken twin
+
+
+def test_the_way_of_shrinking_shows_in_the_pixels(detector):
+    """A broken twin: were the parity test blind to the filter, these would be equal."""
+    image = Image.fromarray(scene(LEFT))
+    small = image.resize(RECIPE.shrunk(*image.size), Image.Resampling.BILINEAR)
+    ours, other = cut_faces(detector, image, RECIPE), cut_faces(detector, small, RECIPE)
+    assert not np.array_equal(np.asarray(ours[0].crop), np.asarray(other[0].crop))
+
+
+def test_boxes_are_in_pixels_of_the_full_frame_largest_first(detector):
+    faces = cut_faces(detector, Image.fromarray(scene(RIGHT, LEFT)), RECIPE)
+    assert len(faces) == 2
+    for face, (x, y, size) in zip(faces, (LEFT, RIGHT), strict=True):
+        x1, y1, x2, y2 = face.box
+        assert abs((x1 + x2) / 2 - x) < 0.15 * size
+        assert abs((y1 + y2) / 2 - y) < 0.15 * size
+        assert 0.5 * size < x2 - x1 < 1.2 * size
+        assert 0.7 < face.probability <= 1
+        assert face.crop.size == (160, 160)
+
+
+@pytest.mark.parametrize("size", [(640, 360), (19, 40), (1, 1)])
+def test_no_face_is_an_empty_list(detector, size):
+    assert cut_faces(detector, Image.fromarray(scene(size=size)), RECIPE) == []
+
+
+def test_grey_images_are_taken(detector):
+    grey = Image.fromarray(scene(LEFT)).convert("L")
+    assert cut_faces(detector, grey, RECIPE)[0].crop.mode == "RGB"
+
+
+def box(x, y=50.0, side=40.0):
+    return (x - side / 2, y - side / 2, x + side / 2, y + side / 2)
+
+
+@pytest.mark.parametrize(
+    ("frames", "tracks"),
+    [
+        ([[box(10), box(200)], [box(205), box(14)]], [[1, 2], [2, 1]]),  # order does not matter
+        ([[box(10)], [], [box(30)]], [[1], [], [1]]),  # out of sight for a frame
+        ([[box(10)], [box(80)], [box(150)]], [[1], [1], [1]]),  # followed from its last place
+        ([[box(10)], [box(100)]], [[1], [2]]),  # too far
+        ([[box(10)], [box(10, side=100)]], [[1], [2]]),  # another size
+        ([[box(10)], [box(45), box(15)]], [[1], [2, 1]]),  # the nearest wins
+        ([[], [box(10)]], [[], [1]]),
+        ([], []),
+    ],
+)
+def test_faces_of_one_person_share_a_track(frames, tracks):
+    assert link_tracks(frames) == tracks

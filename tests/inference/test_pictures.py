@@ -1,0 +1,267 @@
+"""Answers as pictures: what they show, where they lie, and that a browser plays them."""
+
+import re
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from tests.faces.test_faces import LEFT, RIGHT, scene
+from tests.faces.test_media import sound
+from tools.predict import main
+from utils.evaluation.explanation import can_explain
+from utils.faces.media import probe, sample_frames, write_video
+from utils.inference.answers import Answer, judge_file, load_judge
+from utils.inference.pictures import (
+    annotate,
+    annotate_video,
+    boxes_between,
+    extremes,
+    file_names,
+    peak_rows,
+    show_people,
+    show_timeline,
+)
+from utils.model.network import build_model, save_model
+from utils.report.figures import plain, plot_people, plot_timeline, use_theme
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def theme():
+    use_theme()
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory):
+    torch.manual_seed(0)
+    model = build_model("test_efficientnet", image_size=32, pretrained=False)
+    folder = save_model(model, tmp_path_factory.mktemp("o") / "model", extra={}, card="")
+    return load_judge(folder, device=torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """Two people who walk to the right, with sound."""
+    folder = tmp_path_factory.mktemp("clip")
+    sound(folder / "sound.m4a", blocks=40)
+    frames = [scene(*[(x + 4 * i, y, size) for x, y, size in (LEFT, RIGHT)]) for i in range(16)]
+    return str(write_video(folder / "clip.mp4", frames, fps=8, sound_from=folder / "sound.m4a"))
+
+
+@pytest.fixture(scope="module")
+def answer(judge, clip):
+    return judge_file(judge, clip, frames_per_video=4)
+
+
+def faces(**columns):
+    table = pd.DataFrame(columns)
+    return table.assign(**{c: 10.0 for c in ("x1", "y1", "x2", "y2") if c not in table})
+
+
+# names
+
+
+def test_no_name_leaves_the_folder_or_carries_markup():
+    names = [
+        *("../../etc/passwd", "/abs/a.mp4", "..", "", "a b.mp4", "x/a_b.mov", "A_B.avi"),
+        *("<img src=x onerror=alert(1)>.mp4", "q'\"`$(rm).mp4", "лицо 顔.mp4", "n\n\x1b[2J.mp4"),
+        "x" * 300 + ".mp4",
+    ]
+    made = file_names(names)
+    assert all(re.fullmatch(r"[\w-][\w.-]*", name) and len(name) <= 84 for name in made), made
+    assert len({name.casefold() for name in made}) == len(names)
+    assert made[4:7] == ["a_b", "x_a_b", "A_B-2"]
+    assert made[9] == "лицо_顔"
+
+
+def test_title_is_drawn_as_it_is_written():
+    assert plain("a$b$.mp4") == r"a\$b\$.mp4"
+    assert plain("a\nb\x1b") == "a?b?"
+    assert plain("лицо \N{EGYPTIAN HIEROGLYPH A001}") == "лицо ?"
+    assert len(plain("x" * 300)) == 60
+    rows = [("Person 1", "FAKE", [Image.new("RGB", (9, 9))], ["0.5"])]
+    figure = plot_people(rows, title=r"<b>$\frac{}$ _^ .mp4")
+    figure.canvas.draw()  # mathtext would fail here
+    assert figure.get_suptitle().startswith("<b>")
+
+
+# what is shown
+
+
+def test_timeline_keeps_people_apart_and_breaks_where_one_was_away():
+    table = faces(
+        time_s=[1, 0, 2, 9, 0, 1], score=[0.9, 0.8, 0.7, 0.6, 0.1, 0.2], track=[1, 1, 1, 1, 2, 2]
+    )
+    people = pd.DataFrame({"track": [1, 2], "decides": [True, False]})
+    ax = plot_timeline(table, people, threshold=0.5, band=(0.4, 0.6), title="a.mp4")
+    first, second = ax.lines[:2]
+    np.testing.assert_array_equal(first.get_xdata(), [0, 1, 2, np.nan, 9])
+    np.testing.assert_array_equal(first.get_ydata(), [0.8, 0.9, 0.7, np.nan, 0.6])
+    assert second.get_label() == "person 2 (not counted)"
+    assert ax.get_title(loc="left") == "a.mp4: 1 person"
+    plt.close("all")
+
+
+def test_timeline_shows_a_person_who_is_seen_once():
+    table = faces(time_s=[0, 1, 1], score=[0.9, 0.8, 0.1], track=[1, 1, 2])
+    people = pd.DataFrame({"track": [1, 2], "decides": [True, False]})
+    ax = plot_timeline(table, people, threshold=0.5, band=(0.4, 0.6), title="a.mp4")
+    assert [line.get_xdata().tolist() for line in ax.lines[:2]] == [[0, 1], [1]]
+    plt.close("all")
+
+
+def test_peaks_are_the_highest_scores_of_each_part_of_a_persons_time():
+    table = faces(time_s=range(8), track=[1] * 4 + [2] * 4, score=[1, 3, 9, 2, 5, 4, 7, 8])
+    people = pd.DataFrame({"track": [1, 2]})
+    assert peak_rows(table, people, n=2).tolist() == [[1, 2], [4, 7]]
+    assert peak_rows(table, people, n=9).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_timeline_and_contact_sheet_show_every_person(judge, answer):
+    figure = show_timeline(judge, answer, title="clip", frames_per_video=4)
+    (ax,) = figure.axes
+    assert ax.get_title(loc="left") == "clip: 2 people"
+    assert len(ax.artists) == 6  # faces at the peaks
+    sheet = show_people(judge, answer, title="clip", frames_per_video=4)
+    headings = [strip.get_suptitle() for strip in sheet.subfigs]
+    assert [heading.split(",")[0][:9] for heading in headings] == ["Person 1:", "Person 2:"]
+    assert sum(bool(ax.images) for strip in sheet.subfigs for ax in strip.axes) == 8
+    plt.close("all")
+
+
+@pytest.mark.skipif(not can_explain(), reason="captum is not installed")
+def test_contact_sheet_with_heat_maps_says_what_they_mean(judge, answer):
+    sheet = show_people(judge, answer, title="clip", frames_per_video=4, with_maps=True)
+    assert sum(bool(ax.images) for strip in sheet.subfigs for ax in strip.axes) == 16
+    assert "not what was manipulated" in sheet.get_supxlabel()
+    plt.close("all")
+
+
+def test_file_without_a_face_has_no_picture(judge):
+    nothing = judge_file(judge, "missing.mp4")
+    assert show_timeline(judge, nothing, title="", frames_per_video=4) is None
+    assert show_people(judge, nothing, title="", frames_per_video=4) is None
+
+
+def test_extremes_take_turns_from_both_ends():
+    empty = pd.DataFrame()
+    answers = [Answer(str(s), "REAL", s, "", empty, empty) for s in (0.5, 0.9, 0.1, 0.7)]
+
+    def scores(n):
+        return [answer.score for answer in extremes(answers, n=n)]
+
+    assert scores(3) == [0.9, 0.1, 0.7]
+    assert sorted(scores(9)) == sorted(scores(-1))
+    assert scores(-1) == [0.9, 0.7, 0.5, 0.1]
+    assert scores(0) == []
+
+
+# annotated copies
+
+
+def test_boxes_move_evenly_between_sampled_frames_and_end_where_a_person_goes():
+    table = faces(frame=[2, 6, 30], track=1, score=[0.2, 0.6, 0.9], x1=[0.0, 40.0, 80.0])
+    bend = boxes_between(table, step=4)[1]
+
+    def at(frame):
+        return float(np.interp(frame, bend["frame"], bend["x1"], np.nan, np.nan))
+
+    assert at(4) == pytest.approx(20)
+    assert (at(0), at(8)) == (0, 40)  # held for half a step
+    assert np.isnan([at(-1), at(9), at(20), at(27), at(33)]).all()
+    assert at(30) == 80
+
+
+def test_annotated_video_plays_in_browsers_with_its_sound(answer, tmp_path):
+    path = annotate(answer, tmp_path, "clip")
+    assert path == tmp_path / "clip.mp4"
+    with av.open(str(path)) as container:
+        video, sound = container.streams.video[0], container.streams.audio[0]
+        assert (video.codec_context.name, video.format.name) == ("h264", "yuv420p")
+        assert sound.codec_context.name == "aac"
+    head = path.read_bytes()
+    assert head.index(b"moov") < head.index(b"mdat")  # it starts before it is loaded
+    info = probe(path)
+    assert (info.n_frames, info.fps) == (16, 8)
+
+
+def test_boxes_lie_on_the_faces_of_every_frame(answer, clip, tmp_path):
+    path = annotate_video(answer, tmp_path / "a.mp4")
+    pairs = zip(sample_frames(clip), sample_frames(path), strict=True)
+    for (number, _, before), (_, _, after) in pairs:
+        changed = np.abs(np.int16(before) - np.int16(after)).max(axis=2) > 60
+        changed[:40] = False  # the answer, and labels
+        columns = np.flatnonzero(changed[LEFT[1]])  # a row through both faces: sides of the boxes
+        centres = [LEFT[0] + 4 * number, RIGHT[0] + 4 * number]
+        for x in centres:
+            assert (np.abs(columns - x) < 90).sum() >= 2, number
+
+
+def test_video_of_a_varying_rate_stays_as_long_as_it_is(judge, tmp_path):
+    path = str(tmp_path / "rate.mkv")
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.width, stream.height = 640, 360
+        for time in (0, 1, 2, 12, 13, 14, 30, 31):
+            frame = av.VideoFrame.from_ndarray(scene(LEFT), format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 8)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    made = probe(annotate_video(judge_file(judge, path), tmp_path / "a.mp4"))
+    assert made.n_frames / made.fps == pytest.approx(4, abs=0.5)
+
+
+def test_picture_and_animation_are_annotated_too(judge, tmp_path):
+    Image.fromarray(scene(LEFT)).save(tmp_path / "a.png")
+    still = annotate(judge_file(judge, str(tmp_path / "a.png")), tmp_path, "still")
+    assert Image.open(still).size == (640, 360)
+    shots = [Image.fromarray(scene((200 + 9 * i, 170, 150))) for i in range(6)]
+    shots[0].save(tmp_path / "a.gif", save_all=True, append_images=shots[1:], duration=100)
+    film = annotate(judge_file(judge, str(tmp_path / "a.gif")), tmp_path, "film")
+    assert film.suffix == ".mp4" and probe(film).n_frames >= 5
+
+
+def test_large_video_is_shrunk_and_one_without_faces_says_so(judge, tmp_path):
+    wall = [np.full((1080, 1920, 3), 90, np.uint8)] * 4
+    path = write_video(tmp_path / "wall.mp4", wall, fps=8)
+    info = probe(annotate_video(judge_file(judge, str(path)), tmp_path / "a.mp4"))
+    assert (info.width, info.height) == (1280, 720)
+
+
+# the command line
+
+
+def test_command_line_prints_answers_and_writes_all_files(judge, clip, tmp_path, capsys):
+    Image.fromarray(scene()).save(tmp_path / "wall's $.png")
+    inputs = [clip, str(tmp_path / "wall's $.png")]
+    options = ["--model", str(judge.folder), "--output", str(tmp_path / "out"), "--frames", "4"]
+    assert main(["--input", repr(inputs), "--device", "cpu", *options]) == 0
+    said = capsys.readouterr().out
+    assert "clip.mp4: " in said and "of 2 people" in said and "no face found" in said
+    made = {
+        path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")
+    }
+    assert made == {
+        *("inference.csv", "verdicts.csv", "submission.csv"),
+        *("annotated/clip.mp4", "annotated/clip.timeline.png", "annotated/clip.people.png"),
+    }
+    verdicts = pd.read_csv(tmp_path / "out" / "verdicts.csv")
+    assert verdicts["input"].tolist() == ["clip.mp4", "wall's $.png"]
+    assert verdicts["n_people"].tolist() == [2, 0]
+
+
+def test_command_line_says_what_is_missing(tmp_path):
+    command = [sys.executable, "-m", "tools.predict", "--input", str(tmp_path / "no.mp4")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert "names no image and no video" in done.stderr and "Traceback" not in done.stderr

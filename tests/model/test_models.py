@@ -1,0 +1,296 @@
+import json
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from utils.model.network import build_model, load_model, model_card, save_model
+
+NAME = "test_efficientnet.r160_in1k"
+
+
+class Trap:
+    """Whoever unpickles this creates a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def is_sprung(path, *, by):
+    """Unpickle without any care, to prove that the trap would have worked."""
+    torch.load(by, weights_only=False)
+    return path.exists()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    built = build_model(NAME, image_size=32, pretrained=False)
+    built.train()(torch.randn(8, 3, 32, 32))  # statistics that differ from the initial ones
+    return built.eval()
+
+
+@pytest.fixture
+def folder(model, tmp_path):
+    return save_model(model, tmp_path / "model", extra={"prior": 0.8}, card="a card")
+
+
+@pytest.fixture
+def backbone():
+    """An ImageNet network of 1000 classes, trained by nobody."""
+    torch.manual_seed(7)
+    return timm.create_model("test_efficientnet", num_classes=1000).state_dict()
+
+
+@torch.inference_mode()
+def outputs(model, images):
+    return model.eval()(images)
+
+
+def test_saved_model_gives_the_very_same_outputs(model, folder, images):
+    again, extra = load_model(folder)
+    assert not again.training
+    assert extra == {"prior": 0.8}
+    assert torch.equal(outputs(again, images), outputs(model, images))
+    assert outputs(again, images).shape == (3, 2)
+
+
+def test_saved_model_loads_with_one_call_of_timm(model, folder, images):
+    again = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    assert torch.equal(outputs(again, images), outputs(model, images))
+
+
+def test_model_that_was_trained_with_channels_last_can_be_saved(model, tmp_path, images):
+    before = outputs(model, images)
+    model.to(memory_format=torch.channels_last)
+    again, _ = load_model(save_model(model, tmp_path / "model", extra={}, card=""))
+    assert torch.equal(outputs(again, images), before)
+
+
+def test_folder_tells_classes_and_preprocessing_but_no_path_of_this_machine(tmp_path, backbone):
+    save_file(backbone, tmp_path / "weights.safetensors")
+    model = build_model(NAME, image_size=48, weights=str(tmp_path / "weights.safetensors"))
+    save_model(model, tmp_path / "model", extra={}, card="a card")
+    text = (tmp_path / "model" / "config.json").read_text()
+    config = json.loads(text)
+    assert config["label_names"] == ["REAL", "FAKE"]
+    assert config["num_classes"] == 2
+    assert config["pretrained_cfg"]["input_size"] == [3, 48, 48]
+    assert config["pretrained_cfg"]["crop_mode"] == "squash"
+    assert str(tmp_path) not in text
+    assert (tmp_path / "model" / "README.md").read_text() == "a card"
+
+
+def test_card_states_facts_and_limits():
+    card = model_card({"model": NAME, "epochs": 3})
+    assert f"| model | {NAME} |" in card
+    assert "| recipe | ema 0.9; scale 1 to 2 |" in model_card(
+        {"recipe": {"ema": 0.9, "scale": (1, 2)}}
+    )
+    assert "Do not use it for" in card
+
+
+def test_unknown_model_is_refused_with_similar_names():
+    with pytest.raises(ValueError, match=r"'test_eficientnet'.*test_efficientnet"):
+        build_model("test_eficientnet", image_size=32, pretrained=False)
+
+
+def test_pretrained_without_network_says_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ValueError, match=rf"{NAME}.*internet.*WEIGHTS.*PRETRAINED=False"):
+        build_model(NAME, image_size=32, pretrained=True)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_weights_file_is_really_loaded_under_a_fresh_head(tmp_path, backbone, suffix):
+    path = tmp_path / f"weights{suffix}"
+    save_file(backbone, path) if suffix == ".safetensors" else torch.save(backbone, path)
+    torch.manual_seed(1)
+    state = build_model(NAME, image_size=32, weights=str(path)).state_dict()
+    head = {name for name in state if name.startswith("classifier")}
+    assert all(torch.equal(state[name], backbone[name]) for name in set(state) - head)
+    assert state["classifier.weight"].shape == (2, backbone["classifier.weight"].shape[1])
+    torch.manual_seed(2)
+    other = build_model(NAME, image_size=32, weights=str(path)).state_dict()
+    assert not torch.equal(other["classifier.weight"], state["classifier.weight"])
+
+
+def test_seed_decides_the_head_with_and_without_weights(tmp_path, backbone):
+    save_file(backbone, tmp_path / "weights.safetensors")
+    after = []
+    for weights in ("", str(tmp_path / "weights.safetensors")):
+        torch.manual_seed(1)
+        build_model(NAME, image_size=32, pretrained=False, weights=weights)
+        after.append(torch.rand(1).item())
+    assert after[0] == after[1]
+
+
+def test_untrained_head_says_that_it_does_not_know(images):
+    torch.manual_seed(0)
+    logits = build_model(NAME, image_size=32, pretrained=False).train()(images)
+    assert 0 < logits.abs().max() < 0.3  # a loss near ln 2, whatever the label
+
+
+def test_missing_weights_file_is_named():
+    with pytest.raises(ValueError, match=r"nowhere\.pth"):
+        build_model(NAME, image_size=32, weights="nowhere.pth")
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    path = tmp_path / "other.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), path)
+    with pytest.raises(ValueError, match=r"other\.safetensors.*size mismatch"):
+        build_model(NAME, image_size=32, weights=str(path))
+
+
+def test_weights_under_names_that_timm_passes_over_are_refused(tmp_path, backbone):
+    path = tmp_path / "renamed.safetensors"
+    save_file({f"encoder.{name}": tensor for name, tensor in backbone.items()}, path)
+    with pytest.raises(ValueError, match=r"renamed\.safetensors.*conv_stem"):
+        build_model(NAME, image_size=32, weights=str(path))
+
+
+def test_weights_may_be_a_folder_that_holds_one_file(tmp_path, backbone):
+    save_file(backbone, tmp_path / "anything.safetensors")
+    (tmp_path / "notes.txt").write_text("from timm")
+    state = build_model(NAME, image_size=32, weights=str(tmp_path)).state_dict()
+    assert torch.equal(state["conv_stem.weight"], backbone["conv_stem.weight"])
+
+
+def test_model_folder_of_an_earlier_run_may_be_gone_on_from(folder):
+    model, _ = load_model(folder)
+    state = build_model(NAME, image_size=64, weights=str(folder)).state_dict()
+    assert torch.equal(state["conv_stem.weight"], model.state_dict()["conv_stem.weight"])
+
+
+@pytest.mark.parametrize(
+    ("names", "named"),
+    [([], "holds weights"), (["a.pth", "b.pth"], r"\(a\.pth, b\.pth\): name one")],
+)
+def test_folder_without_weights_or_with_several_is_refused(tmp_path, backbone, names, named):
+    for name in names:
+        torch.save(backbone, tmp_path / name)
+    with pytest.raises(ValueError, match=named):
+        build_model(NAME, image_size=32, weights=str(tmp_path))
+
+
+def test_folder_with_a_malicious_file_is_not_unpickled(tmp_path, backbone):
+    trap, path = tmp_path / "sprung", tmp_path / "attached" / "weights.bin"
+    path.parent.mkdir()
+    torch.save(backbone | {"x": Trap(trap)}, path)
+    with pytest.raises(ValueError, match=r"weights\.bin.*cannot be read"):
+        build_model(NAME, image_size=32, weights=str(path.parent))
+    assert not trap.exists()
+    assert is_sprung(trap, by=path)
+
+
+def test_weights_file_is_not_unpickled(tmp_path, backbone):
+    trap, path = tmp_path / "sprung", tmp_path / "evil.pth"
+    torch.save(backbone | {"x": Trap(trap)}, path)
+    with pytest.raises(ValueError, match=r"evil\.pth"):
+        build_model(NAME, image_size=32, weights=str(path))
+    assert not trap.exists()
+    assert is_sprung(trap, by=path)
+
+
+def test_folder_with_a_pickle_instead_of_safetensors_is_refused_unread(folder, tmp_path):
+    trap, pickle = tmp_path / "sprung", folder / "pytorch_model.bin"
+    torch.save({"x": Trap(trap)}, pickle)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors.*03_train"):
+        load_model(folder)
+    assert not trap.exists()
+    assert is_sprung(trap, by=pickle)
+
+
+def test_pickle_beside_the_safetensors_is_not_read(folder, model, images, tmp_path):
+    torch.save({"x": Trap(tmp_path / "sprung")}, folder / "pytorch_model.bin")
+    assert torch.equal(outputs(load_model(folder)[0], images), outputs(model, images))
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_empty_folder_names_the_notebook_that_fills_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"config\.json.*03_train"):
+        load_model(tmp_path)
+
+
+def test_model_of_other_classes_is_refused(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"label_names": ["cat", "dog"]}))
+    with pytest.raises(ValueError, match="cat"):
+        load_model(folder)
+
+
+def test_damaged_weights_are_refused_by_name(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"model\.safetensors.*03_train"):
+        load_model(folder)
+
+
+def test_weights_that_lack_a_tensor_are_refused(folder):
+    tensors = load_file(folder / "model.safetensors")
+    tensors.pop("conv_stem.weight")
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
+        load_model(folder)
+
+
+def test_saving_replaces_the_whole_folder_and_its_stale_decision(folder, model):
+    (folder / "decision.json").write_text("{}")
+    (folder / "leftover.bin").write_bytes(b"x")
+    save_model(model, folder, extra={}, card="new card")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("README.md", "config.json", "model.safetensors")
+    ]
+    assert (folder / "README.md").read_text() == "new card"
+
+
+def untouched(folder):
+    """The folder of the fixture stands, with nothing beside it."""
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+    assert (folder / "README.md").read_text() == "a card"
+    return load_model(folder)[1] == {"prior": 0.8}
+
+
+def test_save_that_fails_while_writing_leaves_the_old_folder(folder, model):
+    with pytest.raises(TypeError):
+        save_model(model, folder, extra={"prior": object()}, card="new card")
+    assert untouched(folder)
+
+
+def test_save_that_fails_while_replacing_leaves_the_old_folder(folder, model, monkeypatch):
+    rename = Path.rename
+
+    def full_disk(self, target):
+        if self.name == "model" and self != folder:
+            raise OSError("no space left")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        save_model(model, folder, extra={}, card="new card")
+    assert untouched(folder)
+
+
+def test_first_save_that_fails_leaves_nothing(model, tmp_path):
+    with pytest.raises(TypeError):
+        save_model(model, tmp_path / "model", extra={"prior": object()}, card="")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_saved_folder_is_readable_by_others(folder):
+    assert folder.stat().st_mode & 0o055 == 0o055 & ~0o022

@@ -1,0 +1,631 @@
+"""Scores, intervals, calibration, thresholds and aggregation: hand values and scikit-learn."""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.optimize import brentq
+from scipy.special import expit, logit
+from scipy.stats import binom
+from sklearn import metrics as sk
+
+from utils.stats import decisions, metrics
+from utils.stats.decisions import (
+    AGGREGATIONS,
+    TEMPERATURE_RANGE,
+    aggregate_videos,
+    choose_abstention,
+    choose_aggregation,
+    choose_threshold,
+    decide,
+    fit_temperature,
+    pool_logits,
+)
+from utils.stats.metrics import (
+    METRICS,
+    WeightedScores,
+    bootstrap,
+    confusion_counts,
+    equal_error_rate,
+    exchange_test,
+    expected_calibration_error,
+    group_mean,
+    majority_baseline,
+    paired_bootstrap,
+    score_table,
+    shuffled_labels,
+)
+
+#          tn   fp   fn   tp   tp
+Y_TRUE = [0, 0, 1, 1, 1]
+Y_SCORE = [0.1, 0.6, 0.4, 0.6, 0.9]
+
+
+def rows(n=600, sources=60, *, decimals=8, seed=0):
+    """Scores of rows that are alike within a source; few decimals make ties."""
+    rng = np.random.default_rng(seed)
+    groups = rng.integers(0, sources, n)
+    y_true = (rng.random(n) < 0.7).astype(int)
+    noise = rng.normal(size=sources)[groups] + 0.3 * rng.normal(size=n)
+    return y_true, expit(1.5 * y_true + noise).round(decimals), groups
+
+
+# --- point values -----------------------------------------------------------------------------
+
+
+def test_score_table_equals_hand_values():
+    table = score_table(Y_TRUE, Y_SCORE, threshold=0.5)
+    assert list(table) == list(METRICS)
+    assert table["accuracy"] == pytest.approx(3 / 5)
+    assert table["balanced_accuracy"] == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert table["precision"] == pytest.approx(2 / 3)
+    assert table["recall"] == pytest.approx(2 / 3)
+    assert table["f1"] == pytest.approx(2 / 3)
+    assert table["roc_auc"] == pytest.approx((1 + 1.5 + 2) / 6)  # a tie is half a win
+    # Thresholds 0.9, 0.6, 0.4 gain a third of recall each, at precisions 1, 2/3 and 3/4.
+    assert table["average_precision"] == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
+    assert table["log_loss"] == pytest.approx(-np.log([0.9, 0.4, 0.4, 0.6, 0.9]).mean())
+    assert table["specificity"] == 1 / 2
+    assert table["brier"] == pytest.approx((0.01 + 0.36 + 0.36 + 0.16 + 0.01) / 5)
+    # Bins 0.1, 0.4, 0.6 (one of two is FAKE) and 0.9.
+    assert table["ece"] == pytest.approx((0.1 + 0.6 + abs(1 - 1.2) + 0.1) / 5)
+    assert table["tpr_at_fpr_1"] == table["tpr_at_fpr_5"] == pytest.approx(1 / 3)
+    # From (0, 1/3) to (1/2, 2/3) the curve meets FPR = 1 - TPR at 2/5.
+    assert table["eer"] == pytest.approx(2 / 5)
+    # REAL weighs a half, FAKE a third a row.
+    assert table["balanced_precision"] == pytest.approx((2 / 3) / (2 / 3 + 1 / 2))
+    assert table["balanced_f1"] == pytest.approx(2 * (2 / 3) / (2 / 3 + 1 / 2 + 1))
+    assert table["balanced_brier"] == pytest.approx((0.37 / 2 + 0.53 / 3) / 2)
+
+
+def test_score_at_the_threshold_is_fake():
+    assert confusion_counts([0, 1], [0.5, 0.5], threshold=0.5) == [[0, 1], [0, 1]]
+    assert score_table([0, 1], [0.2, 0.5], threshold=0.5)["accuracy"] == 1
+
+
+def test_confusion_equals_hand_counts_also_of_one_class():
+    assert confusion_counts(Y_TRUE, Y_SCORE, threshold=0.5) == [[1, 1], [1, 2]]
+    assert confusion_counts([1, 1], [0.9, 0.8], threshold=0.5) == [[0, 0], [0, 2]]
+
+
+@pytest.mark.parametrize(
+    ("label", "defined"),
+    [
+        (1, {"accuracy", "log_loss", "brier", "ece", "recall"}),
+        (0, {"accuracy", "log_loss", "brier", "ece", "specificity"}),
+    ],
+)
+def test_one_class_gives_none_not_zero_and_no_warning(label, defined):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table = score_table([label] * 3, [0.2, 0.6, 0.7], threshold=0.5)
+        interval = bootstrap([label] * 3, [0.2, 0.6, 0.7], groups=[1, 2, 3], threshold=0.5)
+    assert {name for name, value in table.items() if value is not None} == defined
+    assert {name for name in METRICS if interval[name]["low"] is not None} == defined
+
+
+def test_precision_without_a_fake_call_is_none_and_recall_is_zero():
+    table = score_table(Y_TRUE, Y_SCORE, threshold=0.95)
+    assert table["precision"] is None and table["recall"] == 0 and table["f1"] == 0
+
+
+def test_certain_and_wrong_scores_have_a_finite_log_loss():
+    loss = score_table([0, 1], [1.0, 0.0], threshold=0.5)["log_loss"]
+    assert loss == pytest.approx(-np.log(np.finfo(float).eps))
+
+
+@pytest.mark.parametrize(
+    ("y_true", "y_score", "named"),
+    [
+        ([], [], "n > 0"),
+        ([0, 1], [0.5], r"\(2,\)"),
+        ([0, 2], [0.5, 0.5], "y_true"),
+        ([0, 1], [0.5, 1.2], "y_score"),
+        ([0, 1], [0.5, np.nan], "y_score"),
+    ],
+)
+def test_unusable_arrays_are_refused(y_true, y_score, named):
+    with pytest.raises(ValueError, match=named):
+        score_table(y_true, y_score, threshold=0.5)
+
+
+def test_majority_baseline_scores_the_training_share():
+    table = majority_baseline([1, 1, 1, 0], [1, 1, 0, 0, 0])
+    assert table["accuracy"] == pytest.approx(2 / 5) and table["balanced_accuracy"] == 0.5
+    assert table["roc_auc"] == 0.5 and table["average_precision"] == pytest.approx(2 / 5)
+    assert table["log_loss"] == pytest.approx(-(2 * np.log(0.75) + 3 * np.log(0.25)) / 5)
+
+
+# --- bootstrap --------------------------------------------------------------------------------
+
+
+def sklearn_scores(y_true, y_score, weight, threshold):
+    """METRICS by scikit-learn, rows weighted by how often their group was drawn."""
+    y_pred = (y_score >= threshold).astype(int)
+    even = weight / np.bincount(y_true, weight)[y_true]
+    fpr, tpr, _ = sk.roc_curve(y_true, y_score, sample_weight=weight, drop_intermediate=False)
+    table = {
+        "balanced_accuracy": sk.balanced_accuracy_score(y_true, y_pred, sample_weight=weight),
+        "recall": sk.recall_score(y_true, y_pred, sample_weight=weight),
+        "specificity": sk.recall_score(y_true, y_pred, pos_label=0, sample_weight=weight),
+        "roc_auc": sk.roc_auc_score(y_true, y_score, sample_weight=weight),
+        "eer": brentq(lambda x: 1 - x - np.interp(x, fpr, tpr), 0, 1, xtol=1e-12),
+        "tpr_at_fpr_1": tpr[fpr <= 0.01].max(),
+        "tpr_at_fpr_5": tpr[fpr <= 0.05].max(),
+        "accuracy": sk.accuracy_score(y_true, y_pred, sample_weight=weight),
+    }
+    for prefix, w in (("", weight), ("balanced_", even)):
+        table |= {
+            f"{prefix}precision": sk.precision_score(y_true, y_pred, sample_weight=w),
+            f"{prefix}f1": sk.f1_score(y_true, y_pred, sample_weight=w),
+            f"{prefix}average_precision": sk.average_precision_score(
+                y_true, y_score, sample_weight=w
+            ),
+            f"{prefix}log_loss": sk.log_loss(y_true, y_score, labels=[0, 1], sample_weight=w),
+            f"{prefix}brier": sk.brier_score_loss(y_true, y_score, sample_weight=w),
+            f"{prefix}ece": plain_ece(y_true, y_score, w),
+        }
+    return [table[name] for name in METRICS]
+
+
+def plain_ece(y_true, y_score, weight):
+    """Bin by bin, as the definition reads."""
+    total = 0.0
+    for k in range(10):
+        inside = (y_score >= k / 10) & ((y_score < (k + 1) / 10) | (k == 9))
+        if weight[inside].sum():
+            gap = np.average(y_true[inside], weights=weight[inside])
+            gap -= np.average(y_score[inside], weights=weight[inside])
+            total += abs(gap) * weight[inside].sum() / weight.sum()
+    return total
+
+
+@pytest.mark.parametrize("decimals", [8, 1, 0, -1], ids=["distinct", "ties", "two", "all equal"])
+def test_resamples_equal_sklearn_with_weights(decimals):
+    y_true, y_score, codes = rows(300, 30, decimals=decimals)
+    threshold = 0.6 if decimals >= 0 else 0.0
+    counts = np.random.default_rng(1).multinomial(30, np.full(30, 1 / 30), size=40)
+    ours = WeightedScores(y_true, y_score, codes, threshold).scores(counts.astype(float))
+    theirs = [sklearn_scores(y_true, y_score, count[codes], threshold) for count in counts]
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
+
+
+def test_interval_equals_the_quantiles_of_a_plain_loop():
+    y_true, y_score, groups = rows(200, 20)
+    rng = np.random.default_rng(7)
+    aucs = []
+    for _ in range(50):
+        drawn = rng.integers(0, 20, 20)
+        picked = np.concatenate([np.flatnonzero(groups == group) for group in drawn])
+        aucs.append(sk.roc_auc_score(y_true[picked], y_score[picked]))
+    ours = bootstrap(
+        y_true, y_score, groups=groups, threshold=0.5, n_resamples=50, level=0.8, seed=7
+    )["roc_auc"]
+    assert ours["value"] == sk.roc_auc_score(y_true, y_score)
+    assert [ours["low"], ours["high"]] == pytest.approx(np.quantile(aucs, [0.1, 0.9]), abs=1e-9)
+
+
+def test_bootstrap_depends_on_the_seed_but_not_on_row_order_or_chunks(monkeypatch):
+    y_true, y_score, groups = rows(decimals=2)
+    names = np.array([f"video{group}" for group in groups], dtype=object)
+    first = bootstrap(y_true, y_score, groups=names, threshold=0.5, n_resamples=99, seed=3)
+    order = np.random.default_rng(0).permutation(len(y_true))
+    y, s, g = y_true[order], y_score[order], names[order]
+    shuffled = bootstrap(y, s, groups=g, threshold=0.5, n_resamples=99, seed=3)
+    for name in METRICS:
+        assert shuffled[name]["low"] == first[name]["low"], name
+        assert shuffled[name]["high"] == first[name]["high"], name
+    other = bootstrap(y_true, y_score, groups=names, threshold=0.5, n_resamples=99, seed=4)
+    assert other["roc_auc"]["low"] != first["roc_auc"]["low"]
+    monkeypatch.setattr(metrics, "CHUNK_ELEMENTS", 1)
+    again = bootstrap(y_true, y_score, groups=names, threshold=0.5, n_resamples=99, seed=3)
+    assert again == {name: pytest.approx(row, rel=1e-12) for name, row in first.items()}
+
+
+def test_intervals_span_the_value_and_widen_with_the_level():
+    y_true, y_score, groups = rows()
+    narrow = bootstrap(y_true, y_score, groups=groups, threshold=0.5, level=0.5)
+    wide = bootstrap(y_true, y_score, groups=groups, threshold=0.5, level=0.95)
+    for name in METRICS:
+        low, value, high = (wide[name][key] for key in ("low", "value", "high"))
+        # A calibration error is biased upwards: resamples add noise of their own to each bin.
+        assert low < value < high or "ece" in name, name
+        assert low <= narrow[name]["low"] < narrow[name]["high"] <= high, name
+
+
+def test_resampling_rows_would_be_too_narrow():
+    y_true, y_score, groups = rows(3000, 30)
+    width = {}
+    for name, unit in (("source", groups), ("row", np.arange(len(groups)))):
+        auc = bootstrap(y_true, y_score, groups=unit, threshold=0.5, n_resamples=200)["roc_auc"]
+        width[name] = auc["high"] - auc["low"]
+    assert width["source"] > 1.5 * width["row"]
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says():
+    # AUC of scores N(1, 1) against N(0, 1) is Phi(1 / sqrt 2) = 0.760.
+    rng = np.random.default_rng(0)
+    hits = 0
+    for seed in range(100):
+        y_true = np.arange(120) % 2
+        y_score = expit(y_true + rng.normal(size=120))
+        auc = bootstrap(
+            y_true, y_score, groups=np.arange(120), threshold=0.5, n_resamples=200, seed=seed
+        )["roc_auc"]
+        hits += auc["low"] <= 0.7602 <= auc["high"]
+    assert 87 <= hits <= 99
+
+
+def test_one_group_has_no_interval():
+    result = bootstrap(Y_TRUE, Y_SCORE, groups=["a"] * 5, threshold=0.5)
+    assert result["roc_auc"] == {"value": pytest.approx(0.75), "low": None, "high": None}
+
+
+def test_too_few_defined_resamples_give_no_interval():
+    # One of two sources holds all FAKE rows: half of the resamples lack a class, on average.
+    sources = [0, 0, 1, 1, 1]
+    seeds = [
+        bootstrap(Y_TRUE, Y_SCORE, groups=sources, threshold=0.5, n_resamples=40, seed=seed)
+        for seed in range(20)
+    ]
+    with_interval = [result["roc_auc"]["low"] is not None for result in seeds]
+    assert 0 < sum(with_interval) < 20
+    assert all(result["accuracy"]["low"] is not None for result in seeds)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"groups": [1, 2]}, {"groups": ["a", "b", None, "c", "d"]}, {"level": 95}, {"n_resamples": 0}],
+)
+def test_bootstrap_refuses_bad_arguments(bad):
+    with pytest.raises(ValueError, match=r"groups|level"):
+        bootstrap(Y_TRUE, Y_SCORE, **{"groups": [1, 2, 3, 4, 5], "threshold": 0.5, **bad})
+
+
+@pytest.mark.parametrize("decimals", [8, 1], ids=["distinct", "ties"])
+def test_equal_error_rate_is_where_the_curve_meets_the_diagonal(decimals):
+    y_true, y_score, _ = rows(decimals=decimals)
+    fpr, tpr, _ = sk.roc_curve(y_true, y_score)
+    rate = equal_error_rate(fpr, tpr)
+    # The curve is upright in places: just left of the rate it is below the line, right above.
+    assert np.interp(rate - 1e-9, fpr, tpr) - 1e-6 <= 1 - rate <= np.interp(rate + 1e-9, fpr, tpr)
+
+
+def test_calibration_error_of_honest_and_of_boastful_scores():
+    assert expected_calibration_error([0, 1, 1, 0], [0.5] * 4) == 0
+    assert expected_calibration_error([0, 1], [1.0, 1.0]) == 0.5
+    assert expected_calibration_error([0, 1], [0.25, 0.75]) == 0.25
+
+
+# --- comparisons ------------------------------------------------------------------------------
+
+
+def test_paired_difference_equals_a_loop_and_is_zero_against_itself():
+    y_true, y_score, groups = rows(200, 20)
+    other = np.random.default_rng(5).permutation(y_score)
+    kept = {"groups": groups, "threshold": 0.5, "n_resamples": 40, "seed": 7}
+    rng, differences = np.random.default_rng(7), []
+    for _ in range(40):
+        drawn = rng.integers(0, 20, 20)
+        picked = np.concatenate([np.flatnonzero(groups == group) for group in drawn])
+        aucs = [sk.roc_auc_score(y_true[picked], s[picked]) for s in (y_score, other)]
+        differences.append(aucs[0] - aucs[1])
+    ours = paired_bootstrap(y_true, y_score, other, level=0.8, **kept)["roc_auc"]
+    assert [ours["low"], ours["high"]] == pytest.approx(np.quantile(differences, [0.1, 0.9]))
+    same = paired_bootstrap(y_true, y_score, y_score, **kept)
+    assert all(row == {"value": 0, "low": 0, "high": 0} for row in same.values())
+
+
+def test_a_pair_is_surer_than_its_two_intervals():
+    y_true, y_score, groups = rows()
+    other = expit(logit(y_score) + np.random.default_rng(0).normal(0, 0.2, len(y_score)))
+    kept = {"groups": groups, "threshold": 0.5}
+    width = [
+        row["high"] - row["low"]
+        for row in (
+            paired_bootstrap(y_true, y_score, other, **kept)["roc_auc"],
+            bootstrap(y_true, y_score, **kept)["roc_auc"],
+        )
+    ]
+    assert width[0] < width[1] / 3
+
+
+def test_exchange_test_tells_a_better_model_from_an_equal_one():
+    rng = np.random.default_rng(0)
+    y_true = np.arange(200) % 2
+    good, bad = expit(3 * y_true + rng.normal(size=200)), expit(rng.normal(size=200))
+    assert exchange_test(y_true, good, bad, groups=np.arange(200)) < 0.01
+    assert exchange_test(y_true, good, good, groups=np.arange(200)) == 1
+    assert exchange_test(y_true, good, good**3, groups=np.arange(200)) == 1  # the same ranking
+    assert exchange_test(y_true, good, bad, groups=np.zeros(200)) is None
+    assert exchange_test([1, 1], [0.1, 0.2], [0.3, 0.1], groups=[0, 1]) is None
+
+
+def test_exchange_test_errs_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    small = 0
+    for seed in range(100):
+        y_true, groups = np.arange(80) % 2, np.arange(80) // 4
+        shared = rng.normal(size=20)[groups]
+        scores = [expit(y_true + shared + rng.normal(size=80)) for _ in "ab"]
+        p = exchange_test(y_true, *scores, groups=groups, n_resamples=99, seed=seed)
+        small += p <= 0.2
+    assert 8 <= small <= 34
+
+
+def test_shuffled_labels_score_chance():
+    y_true, y_score, _ = rows(400, 40)
+    row = shuffled_labels(y_true, y_score)
+    assert row["value"] == pytest.approx(0.5, abs=0.01)
+    assert row["low"] < 0.5 < row["high"] < sk.roc_auc_score(y_true, y_score)
+    assert shuffled_labels([1, 1], [0.1, 0.2])["value"] is None
+
+
+def test_group_mean_equals_hand_values():
+    row = group_mean([1, 0, 1, 1], groups=["a", "a", "b", "b"], where=[True, True, True, False])
+    assert row["value"] == pytest.approx(2 / 3)
+    assert (row["low"], row["high"]) == (0.5, 1)  # only "a", only "b"
+    assert group_mean([1, 0], groups=[0, 1], where=[False, False])["value"] is None
+    assert group_mean([1, 0], groups=[0, 0])["low"] is None
+
+
+# --- temperature ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("true_t", [0.5, 1.0, 3.0])
+def test_temperature_recovers_a_known_one(true_t):
+    rng = np.random.default_rng(0)
+    honest = rng.normal(0, 2, 40_000)
+    y_true = (rng.random(40_000) < expit(honest)).astype(int)
+    assert fit_temperature(honest * true_t, y_true) == pytest.approx(true_t, rel=0.03)
+
+
+def test_temperature_lowers_log_loss_and_keeps_the_ranking():
+    y_true, y_score, _ = rows()
+    logits = 5 * logit(y_score)
+    temperature = fit_temperature(logits, y_true)
+    before = score_table(y_true, expit(logits), threshold=0.5)
+    after = score_table(y_true, expit(logits / temperature), threshold=0.5)
+    assert after["log_loss"] < before["log_loss"]
+    assert after["accuracy"] == before["accuracy"]
+    for nearby in (0.95, 1.05):
+        other = score_table(y_true, expit(logits / temperature / nearby), threshold=0.5)
+        assert after["log_loss"] < other["log_loss"]
+
+
+def test_temperature_of_degenerate_logits():
+    low, high = TEMPERATURE_RANGE
+    assert fit_temperature([-1, 1], [0, 1]) == pytest.approx(low, rel=0.01)
+    assert fit_temperature([1, -1], [0, 1]) == pytest.approx(high, rel=0.01)
+    assert fit_temperature([0, 0], [0, 1]) == 1
+    with pytest.raises(ValueError, match="FAKE"):
+        fit_temperature([1, 2], [1, 1])
+    with pytest.raises(ValueError, match="infinite"):
+        fit_temperature([1, np.inf], [0, 1])
+
+
+# --- thresholds -------------------------------------------------------------------------------
+
+
+def test_threshold_is_the_best_midpoint():
+    # Cutting at 0.35 loses one REAL of three and no FAKE; at 0.75 one FAKE of two and no REAL.
+    assert choose_threshold([0, 0, 1, 0, 1], [0.1, 0.3, 0.4, 0.7, 0.8]) == pytest.approx(0.35)
+
+
+def test_threshold_weighs_classes_not_rows():
+    # 0.15 gets 4 of 6 rows right and the one REAL row wrong; 0.55 gets 3 right, among them REAL.
+    y_true, y_score = [1, 1, 1, 0, 1, 1], [0.1, 0.2, 0.25, 0.3, 0.8, 0.9]
+    assert choose_threshold(y_true, y_score) == pytest.approx(0.55)
+
+
+def test_equally_good_thresholds_take_the_one_closest_to_a_half():
+    # 0.2 and 0.7 both reach 0.75; 0.45, the closest of all, only 0.5.
+    assert choose_threshold([0, 1, 0, 1], [0.1, 0.3, 0.6, 0.8]) == pytest.approx(0.7)
+    assert choose_threshold([0, 1, 0, 1], [0.2, 0.4, 0.7, 0.9]) == pytest.approx(0.3)
+
+
+def test_threshold_matches_brute_force_on_ties():
+    y_true, y_score, _ = rows(decimals=2)
+    values = np.unique(y_score)
+    middles = (values[1:] + values[:-1]) / 2
+    best = max(sk.balanced_accuracy_score(y_true, y_score >= cut) for cut in middles)
+    chosen = choose_threshold(y_true, y_score)
+    assert sk.balanced_accuracy_score(y_true, y_score >= chosen) == pytest.approx(best)
+
+
+def test_threshold_between_neighbouring_floats_still_parts_them():
+    for low in (0.3, np.nextafter(0.3, 1)):  # their plain midpoints round up and down
+        high = np.nextafter(low, 1)
+        assert low < choose_threshold([0, 1], [low, high]) <= high
+
+
+def test_threshold_refuses_one_class_and_unknown_rules():
+    assert choose_threshold([0, 1], [0.9, 0.9]) == 0.5
+    with pytest.raises(ValueError, match="balanced_accuracy"):
+        choose_threshold(Y_TRUE, Y_SCORE, rule="youden")
+    with pytest.raises(ValueError, match="both classes"):
+        choose_threshold([0, 0], [0.1, 0.2])
+
+
+# Cuts 0.2, 0.4, 0.6: alarms 2 of 3, 1, 0; missed 0 of 2, 0, 1.
+RULE_TRUE, RULE_SCORE = [0, 0, 0, 1, 1], [0.1, 0.3, 0.5, 0.5, 0.7]
+
+
+def test_threshold_rules_equal_hand_values():
+    cut = {rule: choose_threshold(RULE_TRUE, RULE_SCORE, rule=rule) for rule in ("eer", "fpr")}
+    assert cut["eer"] == pytest.approx(0.4)  # 1/3 against 0
+    assert cut["fpr"] == pytest.approx(0.6)
+    lax = choose_threshold(RULE_TRUE, RULE_SCORE, rule="fpr", fpr_target=0.4)
+    assert lax == pytest.approx(0.4)
+    for ratio, expected in ((0.5, 0.6), (2.0, 0.4)):
+        cut = choose_threshold(RULE_TRUE, RULE_SCORE, rule="cost", cost_ratio=ratio)
+        assert cut == pytest.approx(expected)
+
+
+def test_false_positive_target_out_of_reach_calls_nothing_fake():
+    cut = choose_threshold([0, 1], [0.9, 0.1], rule="fpr", fpr_target=0.0)
+    assert cut > 0.9
+    assert choose_threshold([0, 1], [1.0, 1.0], rule="fpr", fpr_target=0.0) > 1
+
+
+@pytest.mark.parametrize("bad", [{"fpr_target": 1.0}, {"cost_ratio": 0.0}, {"rule": "mean"}])
+def test_threshold_refuses_bad_targets(bad):
+    with pytest.raises(ValueError, match=r"fpr_target|rule"):
+        choose_threshold([0, 1], [0.1, 0.9], **bad)
+
+
+# --- abstention -------------------------------------------------------------------------------
+
+BAND_TRUE = [0, 0, 0, 1, 0, 1, 1, 1]
+BAND_SCORE = [0.05, 0.1, 0.2, 0.4, 0.6, 0.7, 0.9, 0.95]
+
+
+def test_abstention_takes_the_narrowest_band_that_meets_the_target():
+    # The two errors sit at 0.4 and 0.6, equally far from 0.5; next come 0.7, then 0.2.
+    band = choose_abstention(BAND_TRUE, BAND_SCORE, threshold=0.5, target_error=0.1)
+    assert band["coverage"] == 6 / 8 and band["error"] == 0 and band["target"] == 0.1
+    assert band["high"] == pytest.approx(expit((logit(0.6) + logit(0.7)) / 2))
+    assert band["low"] == pytest.approx(1 - band["high"])
+    decided = decide(BAND_SCORE, threshold=0.5, low=band["low"], high=band["high"])
+    assert decided.tolist() == ["REAL"] * 3 + ["UNSURE"] * 2 + ["FAKE"] * 3
+
+
+def test_abstention_drops_equally_far_rows_together():
+    for p in np.arange(0.01, 0.5, 0.01):  # the log odds of p and 1 - p differ in the last digit
+        band = choose_abstention([1, 0, 0, 1], [p, 1 - p, p / 2, 1 - p / 2], threshold=0.5)
+        assert (band["coverage"], band["error"]) == (0.5, 0), p
+        one_wrong = [[0, 0, 0, 1], [1, 1, 0, 1]]
+        for y_true in one_wrong:
+            band = choose_abstention(y_true, [p, 1 - p, p / 2, 1 - p / 2], threshold=0.5)
+            assert (band["coverage"], band["error"]) == (0.5, 0), p
+
+
+def test_abstention_is_empty_where_the_error_is_low_enough():
+    band = choose_abstention(BAND_TRUE, BAND_SCORE, threshold=0.5, target_error=0.25)
+    upper = band.pop("upper")
+    assert band == {"low": 0.5, "high": 0.5, "coverage": 1, "error": 0.25, "target": 0.25}
+    # At this error rate, 2 or fewer errors of 8 have a chance of 5%.
+    assert binom.cdf(2, 8, upper) == pytest.approx(0.05)
+
+
+def test_abstention_out_of_reach_gives_the_band_of_least_error():
+    # Wrong at both ends: without the nearest pair half of the rest is wrong, and so on.
+    y_true, y_score = [1, 0, 0, 1, 1, 0], [0.1, 0.3, 0.45, 0.55, 0.7, 0.9]
+    band = choose_abstention(y_true, y_score, threshold=0.5, target_error=0.1)
+    assert band["coverage"] == 1 and band["error"] == pytest.approx(2 / 6)
+    assert band["low"] == band["high"] == 0.5
+
+
+def test_abstention_keeps_a_share_of_rows_decided():
+    rng = np.random.default_rng(0)
+    y_true, y_score = rng.integers(0, 2, 200), rng.random(200)  # a coin
+    band = choose_abstention(y_true, y_score, threshold=0.5, target_error=0.0, min_coverage=0.3)
+    assert band["coverage"] >= 0.3 and band["error"] > 0
+
+
+def test_abstention_numbers_are_those_of_decide():
+    y_true, y_score, _ = rows(decimals=3)
+    band = choose_abstention(y_true, y_score, threshold=0.62, target_error=0.15)
+    decision = decide(y_score, threshold=0.62, low=band["low"], high=band["high"])
+    sure = decision != "UNSURE"
+    assert 0.1 < band["coverage"] < 1 and band["error"] <= 0.15
+    assert sure.mean() == pytest.approx(band["coverage"])
+    assert ((decision == "FAKE") != (y_true == 1))[sure].mean() == pytest.approx(band["error"])
+
+
+def test_decide_is_closed_below_and_open_above():
+    decision = decide([0.29, 0.3, 0.5, 0.69, 0.7], threshold=0.5, low=0.3, high=0.7)
+    assert decision.tolist() == ["REAL", "UNSURE", "UNSURE", "UNSURE", "FAKE"]
+    assert decide([0.4, 0.5], threshold=0.5, low=0.5, high=0.5).tolist() == ["REAL", "FAKE"]
+    with pytest.raises(ValueError, match="outside the band"):
+        decide([0.5], threshold=0.2, low=0.3, high=0.7)
+
+
+# --- aggregation ------------------------------------------------------------------------------
+
+
+def predictions():
+    names = ["path", "video", "frame", "face", "source", "label", "split", "logit"]
+    table = [
+        ("b/0.png", "b", 0, 1, "a", "FAKE", "test", 2.0),
+        ("a/0.png", "a", 0, 1, "a", "REAL", "test", -1.0),
+        ("b/9.png", "b", 9, 1, "a", "FAKE", "test", 4.0),
+        ("b/9_2.png", "b", 9, 2, "a", "FAKE", "test", -3.0),
+    ]
+    return pd.DataFrame(table, columns=names)
+
+
+def test_aggregate_equals_hand_values_in_order_of_appearance():
+    videos = aggregate_videos(predictions(), temperature=2.0)
+    assert list(videos) == ["video", "source", "label", "split", "n_faces", "score"]
+    assert videos["video"].tolist() == ["b", "a"] and videos["n_faces"].tolist() == [3, 1]
+    assert videos["label"].tolist() == ["FAKE", "REAL"]
+    assert videos["score"].tolist() == pytest.approx([expit(1 / 2), expit(-1 / 2)])
+
+
+def test_videos_of_two_data_sets_stay_apart():
+    both = pd.concat([predictions().assign(dataset=name) for name in ("one", "two")])
+    videos = aggregate_videos(both)
+    assert videos[["dataset", "video"]].to_numpy().tolist() == [
+        *(["one", "b"], ["one", "a"], ["two", "b"], ["two", "a"])
+    ]
+    assert videos["n_faces"].tolist() == [3, 1, 3, 1]
+
+
+def test_aggregate_refuses_what_it_cannot_mean():
+    with pytest.raises(ValueError, match="mean_logit"):
+        aggregate_videos(predictions(), how="maximum")
+    with pytest.raises(ValueError, match="video b has more than one label"):
+        aggregate_videos(predictions().assign(label=["REAL", "REAL", "FAKE", "FAKE"]))
+    with pytest.raises(ValueError, match="logit"):
+        aggregate_videos(predictions().assign(logit=[1, np.nan, 1, 1]))
+
+
+@pytest.mark.parametrize(
+    ("how", "pooled"),
+    [
+        ("mean_logit", 1.2),
+        ("trimmed_mean", 4 / 3),
+        ("median", 1),
+        ("top_third", 4),
+        ("confident", 3),
+    ],
+)
+def test_pools_equal_hand_values(how, pooled):
+    # One of five is cut off at each end; two of five are sure, which is not over 40%: see below.
+    logits = [-2.0, 1.0, 4.0, 2.0, 1.0]
+    if how == "confident":
+        assert pool_logits([0.0, 4.0, 2.0], how=how) == pytest.approx(expit(pooled))
+        assert pool_logits([-2.0, -4.0, 0.0], how=how) == pytest.approx(expit(-2))  # not over 90%
+        pooled = 1.2
+    assert pool_logits(logits, how=how) == pytest.approx(expit(pooled))
+
+
+@pytest.mark.parametrize("how", AGGREGATIONS)
+def test_every_pool_agrees_with_its_table_and_bears_one_crop(how):
+    assert pool_logits([1.5], how=how, temperature=3.0) == pytest.approx(expit(0.5))
+    table = predictions()
+    videos = aggregate_videos(table, how=how, temperature=2.0).set_index("video")["score"]
+    for video, logits in table.groupby("video")["logit"]:
+        assert videos[video] == pytest.approx(pool_logits(logits, how=how, temperature=2.0))
+
+
+@pytest.mark.parametrize("bad", [[], [np.nan], [[1.0]]])
+def test_pool_refuses_what_has_no_score(bad):
+    with pytest.raises(ValueError, match="finite"):
+        pool_logits(bad)
+
+
+def test_the_aggregation_of_least_log_loss_comes_first():
+    # One crop of each fake shows it; the mean hides it.
+    table = pd.DataFrame(
+        {"video": np.repeat(np.arange(40), 3), "source": np.repeat(np.arange(40), 3),
+         "label": np.repeat(["REAL", "FAKE"], 60), "split": "val",
+         "logit": np.r_[np.full(60, -2.0), np.tile([-2.0, -2.0, 3.0], 20)]}
+    )  # fmt: skip
+    order = choose_aggregation(table, temperature=1.0)
+    assert order["how"].iloc[0] == "top_third" and set(order["how"]) == set(AGGREGATIONS)
+    assert order["log_loss"].is_monotonic_increasing
+    tie = choose_aggregation(table.assign(logit=0.5), temperature=1.0)
+    assert tie["how"].tolist() == list(decisions.AGGREGATIONS)

@@ -1,0 +1,161 @@
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tools.demo import data, fakes
+from tools.demo.data import draw_demo
+from utils.data.layouts import index_videos
+from utils.faces.detection import CropRecipe, cut_faces, load_detector
+from utils.faces.media import probe, sample_frames
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """Six sources; number 5 shows two people."""
+    folder = tmp_path_factory.mktemp("demo")
+    return draw_demo(folder, n_sources=6, n_faceless=2, n_jobs=1, progress=False)
+
+
+@pytest.fixture(scope="module")
+def rows(demo):
+    return json.loads((demo / "dfdc_train_part_0/metadata.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def weights(demo):
+    """The stored masks, by file name of the fake."""
+    return {f"{p.stem}.mp4": np.load(p)["weight"] for p in (demo / "masks").iterdir()}
+
+
+def digests(folder):
+    files = [p for p in Path(folder).rglob("*") if p.suffix in (".mp4", ".npz")]
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def frames_of(demo, name, n=0):
+    images = sample_frames(demo / "dfdc_train_part_0" / name, n)
+    return np.stack([np.asarray(image) for _, _, image in images])
+
+
+def with_face(rows, weights):
+    """Names of the videos that show a face: all but the empty rooms."""
+    empty = {name for name, weight in weights.items() if not weight.any()}
+    empty |= {rows[name]["original"] for name in empty}
+    return [name for name in rows if name not in empty]
+
+
+def test_metadata_describes_the_files_in_the_dfdc_layout(demo, rows):
+    files = {p.name for p in (demo / "dfdc_train_part_0").glob("*.mp4")}
+    assert files == set(rows)
+    assert all(re.fullmatch(r"[a-z]{10}\.mp4", name) for name in rows)
+    for row in rows.values():
+        assert row["split"] == "train"
+        if row["label"] == "REAL":
+            assert row["original"] is None and row["method"] == "original"
+        else:
+            assert rows[row["original"]]["label"] == "REAL"
+            assert row["method"] in fakes.METHODS
+    assert {row["method"] for row in rows.values()} == {"original", *fakes.METHODS}
+
+
+def test_the_project_reads_it_as_raw_dfdc_videos(demo, rows):
+    videos = index_videos(demo)
+    assert len(videos) == len(rows)
+    assert set(videos["method"]) == {"original", *fakes.METHODS}
+
+
+def test_same_seed_same_bytes_on_any_number_of_processes(demo, tmp_path):
+    again = draw_demo(tmp_path / "a", n_sources=2, n_faceless=2, n_jobs=2, progress=False)
+    all_of_them = digests(demo)
+    assert len(digests(again)) >= 4 + 2
+    assert digests(again).items() <= all_of_them.items()
+
+
+def test_another_seed_draws_other_videos(demo, tmp_path):
+    other = draw_demo(
+        tmp_path, n_sources=1, n_faceless=0, fakes_per_source=1, seed=1, n_jobs=1, progress=False
+    )
+    assert not set(digests(other).values()) & set(digests(demo).values())
+
+
+def test_the_detector_finds_every_face_and_nothing_in_an_empty_room(demo, rows, weights):
+    recipe = CropRecipe()
+    detector = load_detector(recipe)
+    n_faces = {
+        name: [len(cut_faces(detector, image, recipe)) for _, _, image in sample_frames(path, 3)]
+        for name in rows
+        for path in [demo / "dfdc_train_part_0" / name]
+    }
+    shown = with_face(rows, weights)
+    counts = np.array([n_faces[name] for name in shown])
+    assert (counts > 0).mean() >= 0.95
+    empty = [name for name in rows if name not in shown]
+    assert len(empty) == 2
+    assert not any(n for name in empty for n in n_faces[name])
+    pairs = {name for name in shown if np.median(n_faces[name]) == 2}
+    assert len(pairs) >= 1
+    assert len({rows[name]["original"] or name for name in pairs}) == 1
+
+
+def test_a_fake_differs_from_its_original_inside_its_mask_alone(demo, rows, weights):
+    inside = outside = 0.0
+    for name in set(weights) & set(with_face(rows, weights)):
+        fake, real = (frames_of(demo, n) for n in (name, rows[name]["original"]))
+        changed = (fake.astype(float) - real).mean(axis=3)
+        # Averaging blocks of 2 x 2 brings it to the size of the mask and weakens codec noise.
+        changed = changed.reshape(len(changed), 180, 2, 320, 2).mean(axis=(2, 4))
+        replaced = weights[name] > 0
+        assert replaced.shape == changed.shape
+        assert 0.01 < replaced.mean() < 0.2
+        inside += (changed[replaced] ** 2).sum()
+        outside += (changed[~replaced] ** 2).sum()
+        assert np.abs(changed[~replaced]).mean() < 2.5  # the same room, of 255 levels
+    assert inside > 4 * outside
+
+
+def test_size_rate_and_length_do_not_tell_a_fake_from_its_original(demo, rows):
+    part = demo / "dfdc_train_part_0"
+    for name, row in rows.items():
+        if row["original"]:
+            assert probe(part / name) == probe(part / row["original"])
+
+
+def test_a_face_is_drawn_again_at_full_strength_and_hardly_at_none():
+    for method in fakes.METHODS:
+        none = fakes.sample_traces(np.random.default_rng(0), method, 0.0)
+        full = fakes.sample_traces(np.random.default_rng(0), method, 1.0)
+        assert none.shrink == none.zoom == none.noise_kept == 1
+        assert np.abs(none.tint).max() == none.bulge == none.flicker == 0
+        assert full.shrink > 2 and np.linalg.norm(full.tint) > 0.1 and full.border < none.border
+
+
+def test_a_former_demo_is_replaced_and_a_foreign_folder_is_left_alone(tmp_path):
+    (tmp_path / ".drawing-killed").mkdir()
+    small = {"n_faceless": 0, "fakes_per_source": 0, "n_jobs": 1, "progress": False}
+    first = digests(draw_demo(tmp_path, n_sources=1, **small))
+    second = digests(draw_demo(tmp_path, n_sources=1, seed=5, **small))
+    assert len(first) == len(second) == 1 and first != second
+    assert not list(tmp_path.glob(".drawing-*"))
+    foreign = tmp_path / "mine"
+    foreign.mkdir()
+    (foreign / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds no former demo"):
+        draw_demo(foreign, n_sources=1, **small)
+    assert [p.name for p in foreign.iterdir()] == ["notes.txt"]
+
+
+def test_numbers_out_of_range_are_named(tmp_path):
+    with pytest.raises(ValueError, match="n_sources=0"):
+        draw_demo(tmp_path / "new", n_sources=0)
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_command_line_names_folder_sources_and_seed(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(data, "draw_demo", lambda folder, **kw: calls.append((folder, kw)))
+    data.main(["--output", str(tmp_path), "--sources", "3", "--seed", "7"])
+    assert calls == [(str(tmp_path), {"n_sources": 3, "seed": 7})]

@@ -1,0 +1,148 @@
+"""What describes the kernels is checked field by field, and staged as the client wants it."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from tools import kaggle, kaggle_push
+from tools.run import NOTEBOOKS
+from utils.installing import EXTRAS
+
+
+@pytest.fixture
+def changed(tmp_path):
+    """A copy of kaggle-metadata.json with one field changed, and what reading it says."""
+
+    def read(change):
+        described = json.loads(kaggle.METADATA.read_text())
+        change(described)
+        path = tmp_path / "kaggle-metadata.json"
+        path.write_text(json.dumps(described))
+        return kaggle.read_metadata(path)
+
+    return read
+
+
+def test_the_description_is_sound_and_names_the_notebooks_in_order():
+    kernels = kaggle.read_metadata()["kernels"]
+    assert [Path(kernel["code_file"]).stem for kernel in kernels] == list(NOTEBOOKS)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.pop("utils"), "'utils' is a required property"),
+        (lambda d: d.update(owner="no name"), r"owner: 'no name' does not match"),
+        (lambda d: d.update(extra=1), "'extra' was unexpected"),
+        (lambda d: d.update(repository="github.com/a/b"), "repository: "),
+        (lambda d: d["kernels"][1].update(enable_gpu="yes"), r"kernels\[1\]\.enable_gpu: 'yes' is"),
+        (lambda d: d["kernels"][2].update(title="02"), r"kernels\[2\]\.title: '02' is too short"),
+        (lambda d: d["kernels"][2].pop("slug"), r"kernels\[2\]: 'slug' is a required"),
+        (
+            lambda d: d["kernels"][0].update(title="Other title"),
+            r"kernels\[0\]\.slug: .*other-title",
+        ),
+        (
+            lambda d: d["kernels"][1].update(kernel_sources=["deepfake-detection-03-train"]),
+            r"kernels\[1\]\.kernel_sources: 'deepfake-detection-03-train' is no kernel above it",
+        ),
+        (
+            lambda d: d["kernels"][3]["dataset_sources"].append("no-owner"),
+            r"kernels\[3\]\.dataset_sources\[1\]: 'no-owner' does not match",
+        ),
+    ],
+)
+def test_a_wrong_field_is_named(changed, change, message):
+    with pytest.raises(ValueError, match=rf"kaggle-metadata\.json: .*{message}"):
+        changed(change)
+
+
+def test_damaged_json_is_named(tmp_path):
+    (tmp_path / "kaggle-metadata.json").write_text("{")
+    with pytest.raises(ValueError, match=r"kaggle-metadata\.json is not valid JSON"):
+        kaggle.read_metadata(tmp_path / "kaggle-metadata.json")
+
+
+def test_staged_folders_hold_what_the_client_reads(tmp_path):
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    (wheels / "tiny-1.0-py3-none-any.whl").touch()
+    folder = kaggle.stage(kaggle.read_metadata(owner="me"), tmp_path / "staged", wheels=wheels)
+    dataset = folder / kaggle_push.UTILS_DATASET
+    files = {path.relative_to(dataset).as_posix() for path in dataset.rglob("*")}
+    assert {"utils/runtime.py", "utils/demo.json", "LICENSE", "tiny-1.0-py3-none-any.whl"} <= files
+    assert not [name for name in files if "__pycache__" in name]
+    assert json.loads((dataset / "dataset-metadata.json").read_text())["licenses"] == [
+        {"name": "other"}
+    ]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        [
+            *(kernel["slug"] for kernel in kaggle.read_metadata()["kernels"]),
+            kaggle_push.UTILS_DATASET,
+        ]
+    )
+    home = folder / "deepfake-detection-04-evaluate"
+    metadata = json.loads((home / "kernel-metadata.json").read_text())
+    assert metadata["id"] == "me/deepfake-detection-04-evaluate"
+    assert metadata["dataset_sources"][0] == "me/deepfake-detection-utils"
+    assert metadata["kernel_sources"][-1] == "me/deepfake-detection-03-train"
+    assert (home / metadata["code_file"]).read_bytes() == (
+        kaggle.ROOT / "notebooks" / "04_evaluate.ipynb"
+    ).read_bytes()
+    assert "OWNER" not in json.dumps(metadata)
+
+
+def test_staging_again_leaves_nothing_of_before(tmp_path):
+    described = kaggle.read_metadata(owner="me")
+    folder = kaggle.stage(described, tmp_path / "staged", wheels=tmp_path)
+    (folder / "old").mkdir()
+    kaggle.stage(described, folder, wheels=tmp_path)
+    assert not (folder / "old").exists()
+
+
+def test_a_folder_that_was_not_staged_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(ValueError, match="not ours to replace"):
+        kaggle.stage(kaggle.read_metadata(owner="me"), tmp_path, wheels=tmp_path)
+    assert (tmp_path / "thesis.txt").is_file()
+
+
+def test_without_an_owner_nothing_is_staged(tmp_path):
+    with pytest.raises(ValueError, match="say OWNER="):
+        kaggle.stage(kaggle.read_metadata(), tmp_path / "staged", wheels=tmp_path)
+    assert not (tmp_path / "staged").exists()
+
+
+def test_what_is_installed_on_kaggle_is_what_the_requirements_ask_for():
+    lines = (kaggle.ROOT / "requirements.txt").read_text().splitlines()
+    listed = {Requirement(line) for line in lines if line and not line.startswith("#")}
+    assert {Requirement(line) for line in EXTRAS.values()} <= listed
+
+
+def test_the_address_stands_in_one_place():
+    """Badges and the bootstrap cell of every notebook lead where kaggle-metadata.json says."""
+    repository = kaggle.read_metadata()["repository"]
+    name = repository.removeprefix("https://github.com/")
+    for notebook in NOTEBOOKS:
+        text = (kaggle.ROOT / "notebooks" / f"{notebook}.ipynb").read_text()
+        file = f"{name}/blob/main/notebooks/{notebook}.ipynb"
+        assert f'REPOSITORY = \\"{repository}\\"' in text
+        assert f"https://colab.research.google.com/github/{file}" in text
+        assert f"https://kaggle.com/kernels/welcome?src=https://github.com/{file}" in text
+        assert set(re.findall(r"github(?:\.com)?/([\w.-]+/[\w.-]+)/blob", text)) == {name}
+
+
+def test_a_new_address_reaches_badges_and_bootstrap_and_nothing_else(tmp_path):
+    shutil.copytree(kaggle.ROOT / "notebooks", tmp_path / "notebooks")
+    (tmp_path / "README.md").write_text("OWNER stays; OWNER/deepfake-detection-notebooks changes")
+    changed = kaggle.set_address("https://github.com/me/fakes", tmp_path)
+    assert len(changed) == len(NOTEBOOKS) + 1
+    assert (tmp_path / "README.md").read_text() == "OWNER stays; me/fakes changes"
+    text = (tmp_path / "notebooks" / "03_train.ipynb").read_text()
+    assert 'REPOSITORY = \\"https://github.com/me/fakes\\"' in text
+    assert "colab.research.google.com/github/me/fakes/blob/main/notebooks/03_train.ipynb" in text
+    assert kaggle.set_address("https://github.com/me/fakes", tmp_path) == []

@@ -1,0 +1,132 @@
+"""03 without its notebook, alone and under `accelerate launch`."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from tools import train
+from utils.faces.detection import CropRecipe
+from utils.model.network import load_model
+from utils.run import artifacts
+from utils.training import fitting
+from utils.training.augmentation import POLICIES, policy_to_dict
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = (
+    "03_train.MODEL_NAME=test_efficientnet 03_train.PRETRAINED=False 03_train.IMAGE_SIZE=32 "
+    "03_train.EPOCHS=2 03_train.BATCH_SIZE=6 03_train.PRECISION=float32 03_train.NUM_WORKERS=0"
+)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Crops in the main layout, and what 01 and 02 write about them: six sources, two a split."""
+    data, output = tmp_path / "part", tmp_path / "out"
+    rng = np.random.default_rng(0)
+    metadata, index = [], []
+    for source in range(6):
+        for fake in (0, 1):
+            video, original = f"s{source}f{fake}", f"s{source}f0"
+            label, split = ("REAL", "FAKE")[fake], ("train", "val", "test")[source // 2]
+            metadata.append([f"{video}.mp4", label, "train", f"{original}.mp4" if fake else ""])
+            (data / video).mkdir(parents=True)
+            for frame in range(4):
+                pixels = rng.integers(60, 190, (40, 40, 3))
+                pixels[::2] += 60 * fake
+                Image.fromarray(pixels.astype(np.uint8)).save(data / video / f"{frame}.png")
+                row = [f"{video}/{frame}.png", "part", video, frame, 1, label, original, "unknown"]
+                index.append([*row, split, 40, 40])
+    columns = ["filename", "label", "split", "original"]
+    pd.DataFrame(metadata, columns=columns).to_csv(data / "metadata.csv", index=False)
+    columns = artifacts.ARTIFACTS["index.csv"].columns
+    artifacts.write_table(pd.DataFrame(index, columns=columns), output, "index.csv")
+    names = artifacts.ARTIFACTS["data_audit.json"].columns
+    audit = {name: {} for name in names} | {"fingerprint": "f00d"}
+    artifacts.write_json(audit, output, "data_audit.json")
+    artifacts.write_json(policy_to_dict(POLICIES["reference"]), output, "augment.json")
+    return data, output
+
+
+def test_command_line_writes_what_the_notebook_writes(folders, capsys):
+    data, output = folders
+    cut = CropRecipe(margin=20)
+    (data / "recipe.json").write_text(json.dumps(cut.to_dict()))
+    arguments = ["--data", str(data), "--output", str(output), "--set", SETTINGS]
+    assert train.main(arguments) == 0
+    assert "epoch   2 · train loss" in capsys.readouterr().out
+    _, card = load_model(output / "model")
+    history = artifacts.read_table(output, "history.csv")
+    assert card["epochs"] == len(history) == 2
+    assert CropRecipe.from_dict(card["crop_recipe"]) == cut  # 05 cuts as 00 did
+    assert card["data_fingerprint"] == "f00d"
+    assert card["splits"]["train"] == "16 crops of 4 videos, 2 sources, 50% FAKE"
+    assert card["ingredients"]["optimizer"] == "adam"
+    assert card["prior"] == 0.5
+    assert "16 crops of 4 videos" in (output / "model" / "README.md").read_text()
+    # The run is finished: the same call goes on from it and trains nothing.
+    assert train.main([*arguments[:-1], f"{SETTINGS} 03_train.RESUME=True"]) == 0
+    assert artifacts.read_table(output, "history.csv").equals(history)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ("03_train.EPOCHS=many", "03_train.EPOCHS must be of type int"),
+        ("03_train.EPOCH=3", "did you mean EPOCHS"),
+        ("04_evaluate.SEED=3", "names 04_evaluate; only 03_train"),
+        ("03_train.RECIPE=best", "unknown recipe 'best'"),
+        ("03_train.PAIRS=7", "pairs 7"),
+    ],
+)
+def test_bad_parameters_end_with_what_is_accepted(folders, capsys, changes, said):
+    data, output = folders
+    arguments = ["--data", str(data), "--output", str(output), "--set", f"{SETTINGS} {changes}"]
+    assert train.main(arguments) == 2
+    assert said in capsys.readouterr().err
+    assert not (output / "model").exists()
+
+
+def test_a_split_that_leaks_is_refused(folders):
+    _, output = folders
+    index = artifacts.read_table(output, "index.csv")
+    index.loc[index["video"] == "s0f1", "split"] = "val"
+    artifacts.write_table(index, output, "index.csv")
+    with pytest.raises(ValueError, match="source"):
+        fitting.read_training_index(output)
+
+
+def test_test_split_stays_closed_and_frames_are_spread(folders):
+    _, output = folders
+    index = fitting.read_training_index(output, frames_stored=3, frames_per_video=2)
+    assert set(index["split"]) == {"train", "val"}
+    per_video = index.groupby(["split", "video"]).size()
+    assert set(per_video["train"]) == {3}
+    assert set(per_video["val"]) == {2}
+
+
+def test_accelerate_launch_trains_with_two_processes_and_one_writes(folders):
+    """README's command, on one machine and on CPUs."""
+    data, output = folders
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
+              "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+              "--main_process_port", "0"]  # fmt: skip
+    task = ["-m", "tools.train", "--data", str(data), "--output", str(output), "--set", SETTINGS]
+    run = subprocess.run(
+        [*launch, *task], cwd=ROOT, capture_output=True, text=True, timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert run.stdout.count("epoch   2 ·") == 1
+    assert sorted(os.listdir(output)) == [
+        *("augment.json", "checkpoint", "data_audit.json", "history.csv", "index.csv", "model"),
+        "store",
+    ]
+    assert json.loads((output / "model" / "config.json").read_text())["num_classes"] == 2
+    assert len(artifacts.read_table(output, "history.csv")) == 2

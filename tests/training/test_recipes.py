@@ -1,0 +1,94 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from utils.training.recipes import (
+    RECIPES,
+    TrainConfig,
+    balanced_weights,
+    learning_rates,
+    make_config,
+    make_optimizer,
+)
+
+
+@pytest.fixture
+def model():
+    return torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
+
+
+def test_reference_is_the_recipe_of_the_field(model):
+    config = make_config("reference")
+    assert config == TrainConfig()
+    assert (config.epochs, config.batch_size, config.learning_rate) == (60, 35, 0.001)
+    assert not any((config.ema, config.label_smoothing, config.clip_norm, config.weight_decay))
+    assert not any((config.balanced, config.pairs, config.warm_up))
+    optimizer = make_optimizer(model, config)
+    assert type(optimizer) is torch.optim.Adam
+    assert (learning_rates(config, 50) == 0.001).all()
+
+
+def test_weight_decay_leaves_biases_and_norms_alone(model):
+    config = make_config("strong", weight_decay=0.1)
+    optimizer = make_optimizer(model, config)
+    assert type(optimizer) is torch.optim.AdamW
+    decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    assert [decays[id(p)] for p in model.parameters()] == [0.1, 0, 0, 0]
+
+
+def test_ingredients_of_a_recipe_are_changed_one_by_one_and_the_others_left():
+    config = make_config("strong", ema=0, pairs=0, learning_rate=-1.0, optimizer="recipe", epochs=3)
+    strong = RECIPES["strong"]
+    assert (config.ema, config.pairs, config.epochs) == (0, 0, 3)
+    assert (config.learning_rate, config.optimizer) == (strong.learning_rate, strong.optimizer)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"optimizer": "sgd"}, "optimizer 'sgd'; accepted: adam, adamw"),
+        ({"schedule": "linear"}, "schedule 'linear'"),
+        ({"precision": "int8"}, "precision 'int8'"),
+        ({"class_weights": "equal"}, "class_weights 'equal'; accepted: none, balanced"),
+        ({"epochs": 0}, "epochs 0"),
+        ({"batch_size": -3}, "batch_size -3"),
+        ({"ema": 1.0}, r"ema 1\.0 is not in"),
+        ({"learning_rate": float("nan")}, "learning_rate nan"),
+        ({"pairs": 2}, "pairs 2; accepted: 0, 1"),
+        ({"cutmix": 1}, "unknown ingredient 'cutmix'"),
+    ],
+)
+def test_bad_ingredient_is_named_with_what_is_accepted(changes, named):
+    with pytest.raises(ValueError, match=named):
+        make_config("reference", **changes)
+
+
+def test_unknown_recipe_is_named():
+    with pytest.raises(ValueError, match="'best'; known: reference, strong"):
+        make_config("best")
+
+
+def test_cosine_rises_and_falls_to_zero_by_hand():
+    config = make_config("reference", schedule="cosine", warm_up=0.2, learning_rate=1.0)
+    rates = learning_rates(config, 10)
+    # Two steps of warm-up from a hundredth, then (1 + cos(pi k / 8)) / 2.
+    expected = [0.01, 0.505, *[(1 + math.cos(math.pi * k / 8)) / 2 for k in range(8)]]
+    assert rates == pytest.approx(expected)
+
+
+def test_constant_rate_may_warm_up_too():
+    rates = learning_rates(make_config("reference", warm_up=0.5, learning_rate=1.0), 4)
+    assert rates == pytest.approx([0.01, 0.505, 1, 1])
+
+
+def test_balanced_weights_by_hand():
+    # n / (2 n_class): 5 / (2 · 1) and 5 / (2 · 4)
+    assert balanced_weights([1, 1, 0, 1, 1]) == (2.5, 0.625)
+    assert np.isfinite(balanced_weights([0, 1])).all()
+
+
+def test_balanced_weights_need_both_classes():
+    with pytest.raises(ValueError, match="both classes"):
+        balanced_weights([1, 1])

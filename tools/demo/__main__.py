@@ -1,0 +1,5 @@
+"""Draw the demo data set: `python -m tools.demo --help`."""
+
+from tools.demo.data import main
+
+main()

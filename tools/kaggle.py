@@ -1,0 +1,225 @@
+"""Describe, stage and push the notebooks as Kaggle kernels: `python -m tools.kaggle --help`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+
+from tools.kaggle_push import UTILS_DATASET, KaggleError, describe_push, push
+from utils.installing import EXTRAS
+
+ROOT = Path(__file__).resolve().parent.parent
+METADATA = ROOT / "kaggle-metadata.json"
+SCHEMA = Path(__file__).with_name("kaggle-schema.json")
+STAGED = Path("build/kaggle")
+#: Stands for a user's name until one is given.
+NOBODY = "OWNER"
+#: What Kaggle's image runs, so which wheels it takes.
+PYTHON = "3.12"
+PLATFORMS = ("--platform=manylinux_2_28_x86_64", "--platform=any")
+
+
+def read_metadata(path: str | Path = METADATA, *, owner: str = "") -> dict[str, Any]:
+    """Read `kaggle-metadata.json` and check it against its schema.
+
+    Args:
+        path: the file.
+        owner: a name on Kaggle, in place of the file's.
+    Raises:
+        ValueError: names the field that is wrong, or says that no owner is named.
+    """
+    path = Path(path)
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if owner and isinstance(described, dict):
+        described["owner"] = owner
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    wrong = best_match(Draft202012Validator(schema).iter_errors(described))
+    if wrong is not None:
+        raise ValueError(f"{path.name}: {wrong.json_path.removeprefix('$.')}: {wrong.message}")
+    earlier: set[str] = set()
+    for number, kernel in enumerate(described["kernels"]):
+        field = f"{path.name}: kernels[{number}]"
+        if slugify(kernel["title"]) != kernel["slug"]:
+            raise ValueError(
+                f"{field}.slug: {kernel['slug']!r} is not what Kaggle makes of the title, "
+                f"{slugify(kernel['title'])!r}"
+            )
+        if unknown := set(kernel["kernel_sources"]) - earlier:
+            raise ValueError(f"{field}.kernel_sources: {unknown.pop()!r} is no kernel above it")
+        if kernel["slug"] in earlier:
+            raise ValueError(f"{field}.slug: {kernel['slug']!r} occurs twice")
+        earlier.add(kernel["slug"])
+    return described
+
+
+def slugify(title: str) -> str:
+    """What Kaggle makes of a title in an address."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+def fetch_wheels(folder: str | Path, *, python: str = PYTHON) -> Path:
+    """Fetch the wheels of what Kaggle's image lacks.
+
+    Args:
+        folder: where they go.
+        python: the version that they are for, as "3.12".
+    Returns:
+        `folder`.
+    Raises:
+        ValueError: pip could not; says why.
+    """
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *PLATFORMS]
+    command += [f"--python-version={python}", "--only-binary=:all:", f"--dest={folder}"]
+    command += EXTRAS.values()
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1]
+        raise ValueError(f"no wheels for the kernels without internet: {reason}")
+    return Path(folder)
+
+
+def stage(described: dict[str, Any], folder: str | Path, *, wheels: str | Path) -> Path:
+    """Write one folder a kernel, and the data set that carries `utils`, ready to push.
+
+    Args:
+        described: of `read_metadata`, with an owner.
+        folder: replaced as a whole.
+        wheels: folder of `fetch_wheels`.
+    Returns:
+        `folder`.
+    Raises:
+        ValueError: there is no owner, or the folder is not one that was staged before.
+        FileNotFoundError: a notebook is missing.
+    """
+    folder = Path(folder)
+    if described["owner"] == NOBODY:
+        raise ValueError('no owner: say OWNER=<your name on Kaggle>, or set "owner" in the file')
+    if folder.exists() and any(folder.iterdir()) and not (folder / UTILS_DATASET).is_dir():
+        raise ValueError(f"{folder} is not ours to replace: move it, or name another folder")
+    shutil.rmtree(folder, ignore_errors=True)
+    _stage_utils(described, folder / UTILS_DATASET, Path(wheels))
+    for kernel in described["kernels"]:
+        metadata = kernel_metadata(described, kernel)
+        home = folder / kernel["slug"]
+        home.mkdir(parents=True)
+        shutil.copy(ROOT / kernel["code_file"], home / metadata["code_file"])
+        _write(metadata, home / "kernel-metadata.json")
+    return folder
+
+
+def kernel_metadata(described: dict[str, Any], kernel: dict[str, Any]) -> dict[str, Any]:
+    """What the client reads for one kernel, with the owner in all names and `utils` attached."""
+    owner, utils = described["owner"], described["utils"]["slug"]
+    metadata = {
+        "id": f"{owner}/{kernel['slug']}",
+        "title": kernel["title"],
+        "code_file": Path(kernel["code_file"]).name,
+        "language": "python",
+        "kernel_type": "notebook",
+        "is_private": True,
+        "enable_gpu": kernel["enable_gpu"],
+        "enable_tpu": False,
+        "enable_internet": kernel["enable_internet"],
+        "keywords": [],
+        "dataset_sources": [f"{owner}/{utils}", *kernel["dataset_sources"]],
+        "competition_sources": kernel["competition_sources"],
+        "kernel_sources": [f"{owner}/{slug}" for slug in kernel["kernel_sources"]],
+        "model_sources": kernel["model_sources"],
+    }
+    return metadata | ({"machine_shape": kernel["machine_shape"]} if kernel["enable_gpu"] else {})
+
+
+def _stage_utils(described: dict[str, Any], folder: Path, wheels: Path) -> None:
+    """The package as it is, the wheels, and what Kaggle must know of the data set."""
+    utils = described["utils"]
+    folder.mkdir(parents=True)
+    package = folder / "utils"
+    shutil.copytree(ROOT / "utils", package, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    shutil.copy(ROOT / "LICENSE", folder)
+    for wheel in sorted(wheels.glob("*.whl")):
+        shutil.copy(wheel, folder)
+    metadata = {
+        "id": f"{described['owner']}/{utils['slug']}",
+        "title": utils["title"],
+        "licenses": [{"name": utils["licence"]}],
+        "description": utils["description"],
+    }
+    _write(metadata, folder / "dataset-metadata.json")
+
+
+def _write(metadata: dict[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+
+
+def set_address(repository: str, root: Path = ROOT) -> list[Path]:
+    """Put the repository's address where badges lead and the bootstrap cell clones from.
+
+    Args:
+        repository: as in `kaggle-metadata.json`, the one place where it is chosen.
+        root: of the repository.
+    Returns:
+        The notebooks and pages that changed.
+    """
+    pages = [root / "README.md", *sorted(root.glob("docs/*.md")), *root.glob("notebooks/*.ipynb")]
+    texts = {page: page.read_text(encoding="utf-8") for page in pages}
+    bootstrap = re.compile(r'REPOSITORY = \\"https://github\.com/([^\\"]+)')
+    old = {name for text in texts.values() for name in bootstrap.findall(text)}
+    new = repository.removeprefix("https://github.com/")
+    changed = []
+    for page, text in texts.items():
+        for name in old - {new}:  # badges hold owner/name without the host
+            text = text.replace(name, new)
+        if text != texts[page]:
+            page.write_text(text, encoding="utf-8")
+            changed.append(page)
+    return changed
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run from the command line; returns 0, 1 (Kaggle refused or a kernel failed) or 2."""
+    parser = argparse.ArgumentParser(prog="python -m tools.kaggle", description=__doc__)
+    parser.add_argument("command", choices=("stage", "push", "address"))
+    parser.add_argument("--owner", default="", help="your name on Kaggle")
+    parser.add_argument("--dry-run", action="store_true", help="stage, and say what would happen")
+    args = parser.parse_args(argv)
+    try:
+        described = read_metadata(owner=args.owner)
+        if args.command == "address":
+            for page in set_address(described["repository"]):
+                print(f"changed {page.relative_to(ROOT)}")
+            return 0
+        wheels = fetch_wheels(STAGED.with_name("wheels"))
+        folder = stage(described, STAGED, wheels=wheels)
+        print(f"staged in {folder}: {len(described['kernels'])} kernels and {UTILS_DATASET}")
+        if args.command == "stage":
+            return 0
+        if args.dry_run:
+            print("\n".join(describe_push(folder)))
+            return 0
+        results = push(folder, say=lambda text: print(text, flush=True))
+    except KaggleError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; what was pushed goes on running on Kaggle", file=sys.stderr)
+        return 130
+    return int(set(results.values()) != {"complete"})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""Judge files from the command line: `python -m tools.predict --help`."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import sys
+from pathlib import Path
+
+from utils.faces.media import collect_inputs
+from utils.inference.answers import find_model, judge_files, load_judge
+from utils.inference.pictures import write_answers
+from utils.run.machine import get_device
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Judge files from the command line; returns 0, or 2 where nothing could be judged at all."""
+    parser = argparse.ArgumentParser(prog="python -m tools.predict", description=main.__doc__)
+    parser.add_argument("--input", required=True, help="file, folder or glob; or a list ['a','b']")
+    parser.add_argument("--model", default="", help="model folder; default: of OUTPUT")
+    parser.add_argument("--output", default="", help="where tables and pictures go; default: none")
+    parser.add_argument("--frames", type=int, default=16, help="frames a video; 0: all")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    args = parser.parse_args(argv)
+    try:
+        inputs = collect_inputs(_as_list(args.input))
+        judge = load_judge(find_model(args.model, args.output), device=get_device(args.device))
+        answers = judge_files(judge, inputs, frames_per_video=args.frames, progress=False)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for answer in answers:
+        print(answer)
+    if args.output:
+        write_answers(judge, answers, Path(args.output), frames_per_video=args.frames)
+        print(f"Tables and pictures are in {args.output}")
+    return 0
+
+
+def _as_list(text: str) -> list[str]:
+    """One pattern, or a list of them as Python or JSON writes it."""
+    if not (text.startswith("[") and text.endswith("]")) or Path(text).exists():
+        return [text]
+    try:
+        return [str(pattern) for pattern in ast.literal_eval(text)]
+    except (ValueError, SyntaxError):
+        return [text]  # a glob, such as [ab].png
+
+
+if __name__ == "__main__":
+    sys.exit(main())

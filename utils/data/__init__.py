@@ -1,0 +1,1 @@
+"""Layouts that people have → one index, audit, leak-free split, cheap baselines."""

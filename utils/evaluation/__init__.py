@@ -1,0 +1,1 @@
+"""A frozen decision on whole videos: headline, groups, corruption, heat maps, elsewhere."""

@@ -1,0 +1,1 @@
+"""Video → frames → faces → people; whole data sets of them."""

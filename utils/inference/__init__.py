@@ -1,0 +1,1 @@
+"""Any file → one answer; many files → tables and pictures."""

@@ -1,0 +1,1 @@
+"""The network, its transform, the one way from crops to logits."""

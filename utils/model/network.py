@@ -1,0 +1,305 @@
+"""Build, save and load the network: any timm image model, in timm's model folder format."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.models import load_state_dict, save_for_hf
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from utils.run.artifacts import CLASSES, _missing
+from utils.run.machine import input_roots
+
+
+def find_model_folder(output: str | Path) -> Path:
+    """Find the model folder: of OUTPUT, else an attached one, evaluated ones first.
+
+    Attached it may be an output that holds `model/`, or the folder itself as a data set or model.
+
+    Raises:
+        FileNotFoundError: it is nowhere; says which notebook writes it and how to attach it.
+    """
+    attached = [folder for root in input_roots() for folder in (root / "model", root)]
+    attached.sort(key=lambda folder: not (folder / "decision.json").is_file())
+    for folder in [Path(output) / "model", *attached]:
+        if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
+            return folder
+    raise _missing("model/config.json", Path(output))
+
+
+#: Key of config.json under which this project keeps what timm has no field for.
+EXTRA = "deepfake_detection"
+
+
+def build_model(
+    name: str, *, image_size: int, pretrained: bool = True, weights: str = ""
+) -> torch.nn.Module:
+    """Create a classifier with two outputs, REAL and FAKE.
+
+    The preprocessing that the model was trained with goes into its `pretrained_cfg`, and so with
+    it wherever it is saved: the whole crop squeezed to `image_size`, normalised with the model's
+    own mean and std (0.5 for EfficientNetV2, not ImageNet's).
+
+    Args:
+        name: timm name, such as "tf_efficientnetv2_s.in1k".
+        image_size: side of the square input in pixels.
+        pretrained: start from timm's ImageNet weights.
+        weights: a local file of such weights (.safetensors, .pth), or a folder that holds one, for
+            machines without internet. Only tensors are read, nothing is unpickled.
+    Raises:
+        ValueError: unknown name, or the weights cannot be had; says how to attach them.
+    """
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name.split(".")[0], timm.list_models())
+        raise ValueError(f"timm has no model {name!r}; similar: {', '.join(near) or 'none'}")
+    config: dict[str, Any] = {
+        "input_size": (3, image_size, image_size),
+        "test_input_size": None,
+        "interpolation": "bilinear",
+        "crop_pct": 1.0,
+        "crop_mode": "squash",
+    }
+    if weights:
+        config["state_dict"] = _read_weights(_weights_file(Path(weights)))
+    options: dict[str, Any] = {"num_classes": len(CLASSES), "pretrained_cfg_overlay": config}
+    rng_state = torch.get_rng_state()
+    try:
+        model = timm.create_model(name, pretrained=pretrained or bool(weights), **options)
+    # The hub client, the HTTP library and safetensors each raise errors of their own.
+    except Exception as error:
+        if not (pretrained or weights):
+            raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        source = weights or "the Hugging Face hub"
+        raise ValueError(
+            f"no pretrained weights for {name} from {source}: {reason}. Switch the internet on, "
+            "or attach them (on Kaggle: Add Input > Models, timm) and set WEIGHTS to their file or "
+            "folder, or set PRETRAINED=False to start from random weights (which needs far more "
+            "data)."
+        ) from error
+    if weights:
+        torch.set_rng_state(rng_state)
+        _check_loaded(model, timm.create_model(name, pretrained=False, **options), weights)
+        # config.json is no place for tensors.
+        model.pretrained_cfg.pop("state_dict")  # type: ignore[operator, union-attr]
+    _calm_head(model)
+    return model
+
+
+def _weights_file(path: Path) -> Path:
+    """The file of weights that a path names: itself, or the one in that folder."""
+    if path.is_file():
+        return path
+    for pattern in ("model.safetensors", "*.safetensors", "*.pth", "*.pt", "*.bin"):
+        found = sorted(path.glob(pattern)) if path.is_dir() else []
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = ", ".join(file.name for file in found)
+            raise ValueError(f"WEIGHTS {str(path)!r} holds several files ({names}): name one")
+    raise ValueError(f"WEIGHTS {str(path)!r} is no file, and no folder that holds weights")
+
+
+def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors by name out of a file of weights."""
+    try:
+        return load_state_dict(str(path), weights_only=True)
+    # safetensors, the zip reader and the safe unpickler each raise errors of their own.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"WEIGHTS {str(path)!r} cannot be read as weights: {reason}") from error
+
+
+def _calm_head(model: torch.nn.Module) -> None:
+    """Start the new head near zero, so that the first logits say "I do not know".
+
+    timm draws an EfficientNet's head from ±1/√outputs, meant for 1,000 classes: with two, the first
+    losses are about ten times ln 2, and Adam spends its first epochs on undoing them.
+    """
+    for layer in model.get_classifier().modules():  # type: ignore[operator]
+        if isinstance(layer, torch.nn.Linear):
+            torch.nn.init.normal_(layer.weight, std=0.01)
+            torch.nn.init.zeros_(layer.bias)
+
+
+def _check_loaded(model: torch.nn.Module, untrained: torch.nn.Module, weights: str) -> None:
+    """Refuse weights that timm passed over: it tolerates missing names, for the head is new.
+
+    Args:
+        model: after loading.
+        untrained: its twin of the same random numbers, before loading.
+        weights: the file, for the message.
+    """
+    head = {id(parameter) for parameter in model.get_classifier().parameters()}  # type: ignore[operator]
+    for (name, loaded), random in zip(model.named_parameters(), untrained.parameters()):
+        # Biases and norms start as constants, which trained ones may equal.
+        if loaded.ndim > 1 and id(loaded) not in head and torch.equal(loaded, random):
+            raise ValueError(
+                f"WEIGHTS {weights!r} holds no {name}: it is a file of another network, or its "
+                "names are not timm's"
+            )
+
+
+def save_model(
+    model: torch.nn.Module, folder: str | Path, *, extra: Mapping[str, Any], card: str
+) -> Path:
+    """Write the model folder: safetensors, config.json and the model card, all or nothing.
+
+    `timm.create_model("local-dir:<folder>", pretrained=True)` loads it without this project. A
+    folder that stands there is replaced, its decision.json too: it was chosen for other weights.
+
+    Args:
+        model: of `build_model`.
+        folder: the model folder.
+        extra: facts that 04 and 05 need and timm has no field for; kept in config.json.
+        card: text of README.md.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # A temporary folder is private; what replaces the model folder must be readable like it.
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".model-"))
+    staged, old = temporary / "model", temporary / "old"
+    try:
+        # Training leaves the channels last, which safetensors does not take.
+        model = model.to(memory_format=torch.contiguous_format)
+        facts = {"label_names": list(CLASSES), EXTRA: dict(extra)}
+        save_for_hf(model, str(staged), model_config=facts, safe_serialization=True)
+        (staged / "README.md").write_text(card, encoding="utf-8")
+        if folder.exists():
+            folder.rename(old)
+        try:
+            staged.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def load_model(folder: str | Path) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """Load a model folder for inference. Only safetensors are read, nothing is unpickled.
+
+    Returns:
+        model: in eval mode, on the CPU.
+        extra: as handed to `save_model`.
+    Raises:
+        FileNotFoundError: config.json or model.safetensors is missing.
+        ValueError: the folder is no deepfake model of two classes, or its weights are damaged.
+    """
+    folder = Path(folder)
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder / name} is missing; 03_train writes the model folder: run it, or on "
+                "Kaggle attach its output"
+            )
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if config.get("label_names") != list(CLASSES):
+        raise ValueError(f"{folder}: label_names are {config.get('label_names')}, not {CLASSES}")
+    # Not timm's own search for weights: some versions prefer a pickle that lies in the folder.
+    model = timm.create_model(f"local-dir:{folder}", pretrained=False)
+    try:
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except (SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{folder / 'model.safetensors'} does not hold the weights of this model ({reason}); "
+            "run 03_train again or attach its output anew"
+        ) from error
+    return model.eval(), config.get(EXTRA, {})
+
+
+def model_card(facts: Mapping[str, Any]) -> str:
+    """README.md of the model folder: what it is, how it was made, what it must not be used for."""
+    rows = "\n".join(f"| {key} | {_in_words(value)} |" for key, value in facts.items())
+    return f"""---
+library_name: timm
+pipeline_tag: image-classification
+tags: [deepfake-detection, image-classification, timm]
+---
+# Face crop → REAL or FAKE
+
+A binary classifier of face crops. `softmax` of its two outputs gives P(REAL), P(FAKE); the
+calibrated probability and the decision rule are in `decision.json` once it was evaluated.
+
+```python
+import timm
+
+model = timm.create_model("local-dir:<this folder>", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+```
+
+| fact | value |
+|---|---|
+{rows}
+
+## Use it for
+Sorting and studying material that looks like its training data: faces cut by the same recipe.
+
+## Do not use it for
+Proof against or for a person, in court or in public. It knows the kinds of fakes that it was
+trained on; new generators, strong compression and other cameras can defeat it without notice.
+"""
+
+
+def _in_words(value: Any) -> str:
+    """A value in a cell of a Markdown table."""
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key} {_in_words(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return " to ".join(map(str, value))
+    return str(value).replace("|", "\\|")
+
+
+def fold_batch_norms(model: torch.nn.Module) -> torch.nn.Module:
+    """Put each batch norm into the convolution before it, in place: the same scores, sooner.
+
+    Only where the one directly follows the other, as in all EfficientNets. What a norm of timm
+    does besides (its activation) stays.
+    """
+    for parent in list(model.modules()):
+        before: torch.nn.Module | None = None
+        for name, child in list(parent.named_children()):
+            if isinstance(child, torch.nn.Identity):
+                continue
+            if (
+                isinstance(child, torch.nn.BatchNorm2d)
+                and isinstance(before, torch.nn.Conv2d)
+                and before.out_channels == child.num_features
+            ):
+                mean, variance = child.running_mean, child.running_var
+                assert mean is not None and variance is not None
+                before.weight, before.bias = fuse_conv_bn_weights(
+                    before.weight, before.bias, mean, variance, child.eps, child.weight, child.bias
+                )
+                parent.add_module(name, getattr(child, "act", torch.nn.Identity()))
+            before = child
+    return model.eval()
+
+
+def keep_model(folder: str | Path, output: str | Path) -> Path:
+    """Copy an attached model folder to OUTPUT, where its decision can be written beside it.
+
+    Args:
+        folder: of `find_model_folder`.
+        output: OUTPUT.
+    Returns:
+        `output / "model"`.
+    """
+    home = Path(output) / "model"
+    if Path(folder) != home:
+        shutil.copytree(folder, home, copy_function=shutil.copyfile, dirs_exist_ok=True)
+        home.chmod(home.parent.stat().st_mode)  # the copy of a folder that cannot be written
+    return home

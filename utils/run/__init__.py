@@ -1,0 +1,1 @@
+"""Where am I; the artefacts, checked and atomic; many files in many processes."""

@@ -1,0 +1,274 @@
+"""The files that notebooks hand on: names, columns, validated and atomic reading and writing."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from utils.run.machine import input_roots, mount_drive
+
+#: Class names in the order of their labels: 0 = REAL, 1 = FAKE, the positive class.
+CLASSES = ("REAL", "FAKE")
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One row of the contract: who writes the file, and the columns or keys it must hold."""
+
+    written_by: str
+    fields: str
+
+    @property
+    def columns(self) -> list[str]:
+        """Names in the order in which a table is written."""
+        return self.fields.split()
+
+
+ARTIFACTS = {
+    "faces/metadata.csv": Artifact(
+        "00_extract_faces", "filename label split original dataset method fps width height"
+    ),
+    "faces/boxes.csv": Artifact(
+        "00_extract_faces", "video frame face track x1 y1 x2 y2 probability"
+    ),
+    "faces/recipe.json": Artifact("00_extract_faces", "image_size margin scale align"),
+    "index.csv": Artifact(
+        "01_explore_data",
+        "path dataset video frame face label source method split width height",
+    ),
+    "data_audit.json": Artifact("01_explore_data", "datasets videos crops left_out splits checks"),
+    "augment.json": Artifact("02_augment", "policy parameters"),
+    "history.csv": Artifact(
+        "03_train",
+        "epoch train_loss val_loss val_auc lr images_per_s data_wait_s compute_s "
+        "peak_memory_mb elapsed_s",
+    ),
+    "model/config.json": Artifact("03_train", "architecture pretrained_cfg"),
+    "model/decision.json": Artifact(
+        "04_evaluate", "temperature threshold rule aggregation abstention"
+    ),
+    "predictions.csv": Artifact(
+        "04_evaluate", "path video frame face source label split logit score"
+    ),
+    "video_predictions.csv": Artifact(
+        "04_evaluate", "video source label split n_faces score decision"
+    ),
+    "metrics.json": Artifact(
+        "04_evaluate", "frame video baselines robustness slices threshold temperature"
+    ),
+    "inference.csv": Artifact("05_inference", "input frame time_s track x1 y1 x2 y2 score"),
+    "verdicts.csv": Artifact("05_inference", "input n_faces n_people score decision reason"),
+    "submission.csv": Artifact("05_inference", "filename label"),
+}
+#: Columns that hold names, read as text: a video called "004" or "nan" keeps its name.
+TEXT_COLUMNS = [
+    *("path", "dataset", "video", "label", "source", "method", "split"),
+    *("filename", "original", "decision", "input", "reason"),
+]
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Give a temporary sibling to write to; it replaces `path` once the block has succeeded.
+
+    The sibling keeps the suffix, from which writers tell the format. If the block raises, `path`
+    is left as it was and the sibling is removed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes private files; artefacts are as readable as any file of the user's.
+        temporary.chmod(0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_table(table: pd.DataFrame, folder: str | Path, name: str) -> Path:
+    """Check the columns of an artefact and write it as CSV, contract columns first.
+
+    Raises:
+        ValueError: a column of the contract is missing, or the name is unknown.
+    """
+    check_fields(name, table.columns, name)
+    columns = ARTIFACTS[name].columns
+    ordered = columns + [column for column in table.columns if column not in columns]
+    path = Path(folder) / name
+    with atomic_path(path) as temporary:
+        table[ordered].to_csv(temporary, index=False)
+    return path
+
+
+def read_table(folder: str | Path, name: str) -> pd.DataFrame:
+    """Read `folder/name` and check its columns.
+
+    Raises:
+        FileNotFoundError: the artefact is not there; says which notebook writes it.
+        ValueError: columns are missing.
+    """
+    path = _existing(folder, name)
+    try:
+        table = pd.read_csv(
+            path,
+            dtype=dict.fromkeys(TEXT_COLUMNS, str),
+            keep_default_na=False,
+            index_col=False,  # a comma at the end of each line must not shift the columns
+            na_values={c: [""] for c in ARTIFACTS[name].columns if c not in TEXT_COLUMNS},
+        )
+    except ValueError as error:  # empty, ragged or not text
+        raise ValueError(
+            f"{path} cannot be read as CSV ({str(error).strip()}); run {_writer(name)} again"
+        ) from error
+    check_fields(name, table.columns, path)
+    return table
+
+
+def write_json(value: dict[str, Any], folder: str | Path, name: str) -> Path:
+    """Check the keys of an artefact and write it as indented JSON; NaN becomes null."""
+    check_fields(name, value, name)
+    path = Path(folder) / name
+    with atomic_path(path) as temporary:
+        text = json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def _plain(value: Any) -> Any:
+    """Turn tables, arrays and NumPy's numbers into what JSON knows."""
+    if isinstance(value, pd.DataFrame):
+        return _plain(value.to_dict("records"))
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_json(folder: str | Path, name: str) -> dict[str, Any]:
+    """Read `folder/name` and check its keys. Raises as `read_table` does."""
+    path = _existing(folder, name)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # of the text or of its encoding
+        raise ValueError(
+            f"{path} is not valid JSON ({error}); run {_writer(name)} again"
+        ) from error
+    check_fields(name, value, path)
+    return value
+
+
+def find_artifact(name: str, output: str | Path) -> Path:
+    """Find the folder that holds the artefact `name`: OUTPUT first, then every Kaggle input.
+
+    Returns:
+        The folder such that `folder / name` exists.
+    Raises:
+        FileNotFoundError: it is nowhere; says which notebook writes it and how to attach it.
+    """
+    for folder in [Path(output), *input_roots()]:
+        if (folder / name).is_file():
+            return folder
+    raise _missing(name, Path(output))
+
+
+def data_folder(data: str | Path, output: str | Path) -> str:
+    """Where a notebook looks for crops: DATA, else what 00 wrote to OUTPUT, else Kaggle ("")."""
+    mount_drive(data)
+    if not data and (Path(output) / "faces" / "metadata.csv").is_file():
+        return str(Path(output) / "faces")
+    return str(data)
+
+
+def _existing(folder: str | Path, name: str) -> Path:
+    path = Path(folder) / name
+    if not path.is_file():
+        raise _missing(name, Path(folder))
+    return path
+
+
+def _missing(name: str, folder: Path) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"{name} is not in {folder}. The notebook {_writer(name)} writes it: run that one first "
+        "with the same OUTPUT, or on Kaggle attach its output (Add Input > Your Work)."
+    )
+
+
+def _writer(name: str) -> str:
+    _check_known(name)
+    return ARTIFACTS[name].written_by
+
+
+def _check_known(name: str) -> None:
+    if name not in ARTIFACTS:
+        raise ValueError(f"unknown artefact {name!r}; known: {', '.join(ARTIFACTS)}")
+
+
+def check_fields(name: str, present: Any, where: Any) -> None:
+    """Check that the columns or keys of an artefact are there. Raises ValueError that names it."""
+    _check_known(name)
+    missing = [column for column in ARTIFACTS[name].columns if column not in present]
+    if missing:
+        raise ValueError(f"{where}: {', '.join(missing)} missing; {_writer(name)} writes this file")
+
+
+def read_text_csv(path: Path, nrows: int | None = None) -> pd.DataFrame:
+    """Read a foreign CSV, every cell as the text it is. Raises ValueError that names it."""
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, nrows=nrows)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as CSV: {str(error).strip()}") from error
+
+
+def read_any_json(path: Path) -> Any:
+    """Read a foreign JSON file. Raises ValueError that names it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:  # of the text or of its encoding
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+
+
+def bring(names: Sequence[str], output: str | Path, *, first: str | Path = "") -> str:
+    """Copy artefacts that lie in one attached input to OUTPUT, unless they are there.
+
+    Args:
+        names: of artefacts that belong together.
+        output: OUTPUT.
+        first: a folder that is asked before the attached inputs.
+    Returns:
+        One sentence for the notebook, "" if they are nowhere.
+    """
+    output = Path(output)
+    listed = " and ".join(names)
+    if all((output / name).is_file() for name in names):
+        return f"{listed}: in OUTPUT."
+    for root in [*([Path(first)] if first else []), *input_roots()]:
+        if all((root / name).is_file() for name in names):
+            for name in names:
+                with atomic_path(output / name) as temporary:
+                    shutil.copyfile(root / name, temporary)
+            return f"{listed}: brought along from {root}."
+    return ""

@@ -1,0 +1,1 @@
+"""Augmentation, decoded crops, batches, recipes, the loop, its checkpoint."""

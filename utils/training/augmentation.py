@@ -1,0 +1,401 @@
+"""Random changes to a training crop: what a policy may say, and what it does."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
+from statistics import NormalDist
+from typing import Any
+
+import cv2
+import numpy as np
+
+#: Parameters that are a range (low, high), and the highest value of each; all are above zero.
+RANGES = {
+    "crop_scale": 1,
+    "blur_sigma": 10,
+    "downscale_factor": 1,
+    "noise_std": 128,
+    "jpeg_quality": 100,
+    "cutout_scale": 1,
+}
+#: Highest value of the parameters that are neither a range nor a probability; the lowest is zero.
+LIMITS = {"rotation": 180, "colour": 1}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Random changes to a training crop, drawn anew for every crop and epoch.
+
+    `augment` makes all of them but `self_blend`. A probability of zero switches an
+    ingredient off; pixels are those of the network's input.
+
+    Attributes:
+        name: what augment.json and the model card call it.
+        crop_scale: share of the area that the random crop keeps.
+        flip: probability of a horizontal flip.
+        rotation: largest rotation in degrees, to either side.
+        colour: largest relative change of brightness and of contrast, to either side: a light or a
+            camera says nothing about the class.
+        blur: probability of a Gaussian blur; `blur_sigma`: its standard deviation in pixels.
+        downscale: probability that the crop is shrunk and enlarged again, as a small face of a
+            large frame is; `downscale_factor`: the share of the side that is left in between.
+        noise: probability of Gaussian noise; `noise_std`: its standard deviation in levels of 255.
+        jpeg: probability of JPEG compression; `jpeg_quality`: its quality.
+        cutout: probability of a grey rectangle (DeVries & Taylor 2017), so that no single place
+            may decide; `cutout_scale`: its share of the area.
+        self_blend: probability that a REAL crop becomes a FAKE one, blended from itself
+            (`self_blend`). It changes the label, so the loader does it, before the rest.
+    """
+
+    name: str
+    crop_scale: tuple[float, float] = (1.0, 1.0)
+    flip: float = 0.0
+    rotation: float = 0.0
+    colour: float = 0.0
+    blur: float = 0.0
+    blur_sigma: tuple[float, float] = (0.5, 1.5)
+    downscale: float = 0.0
+    downscale_factor: tuple[float, float] = (0.4, 0.9)
+    noise: float = 0.0
+    noise_std: tuple[float, float] = (2.0, 8.0)
+    jpeg: float = 0.0
+    jpeg_quality: tuple[float, float] = (40.0, 95.0)
+    cutout: float = 0.0
+    cutout_scale: tuple[float, float] = (0.02, 0.15)
+    self_blend: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in PARAMETERS:
+            value, top = getattr(self, name), RANGES.get(name) or LIMITS.get(name, 1)
+            if name not in RANGES and not _is_within(value, top):
+                kind = "within 0 to" if name in LIMITS else "a probability, 0 to"
+                raise ValueError(f"{name} {value!r} is not {kind} {top}")
+            if name in RANGES and not _is_range(value, top):
+                raise ValueError(f"{name} {value!r} is not two numbers, 0 < low <= high <= {top}")
+
+
+def _is_within(value: Any, top: float) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= top
+
+
+def _is_range(value: Any, top: float) -> bool:
+    pair = isinstance(value, tuple) and len(value) == 2
+    return pair and all(_is_within(bound, top) for bound in value) and 0 < value[0] <= value[1]
+
+
+#: All that a policy may say, in the order of augment.json.
+PARAMETERS = tuple(field.name for field in fields(Policy) if field.name != "name")
+#: "reference" is the recipe of the field's reference notebook: random crop, flip, rotation.
+#: "robust" adds what happens to a video on its way, so that no trace of one encoder is learnt, and
+#: self-blended fakes, so that not only those of one generator are.
+POLICIES = {
+    "none": Policy("none"),
+    "reference": Policy("reference", crop_scale=(0.8, 1.0), flip=0.5, rotation=10.0),
+    "robust": Policy(
+        "robust",
+        crop_scale=(0.8, 1.0),
+        flip=0.5,
+        rotation=10.0,
+        colour=0.15,
+        blur=0.15,
+        downscale=0.2,
+        noise=0.15,
+        jpeg=0.5,
+        cutout=0.3,
+        self_blend=0.25,
+    ),
+}
+
+
+def make_policy(name: str, **parameters: Any) -> Policy:
+    """Take a named policy, some of its parameters changed (None leaves one as it is).
+
+    Raises:
+        ValueError: unknown name or parameter, or a value out of range.
+    """
+    if name not in POLICIES:
+        raise ValueError(f"unknown policy {name!r}; known: {', '.join(POLICIES)}")
+    if unknown := sorted(set(parameters) - set(PARAMETERS)):
+        known = ", ".join(PARAMETERS)
+        raise ValueError(f"unknown policy parameter {unknown[0]!r}; known: {known}")
+    given = {key: value for key, value in parameters.items() if value is not None}
+    for key in RANGES.keys() & given.keys():
+        # JSON and papermill know lists only.
+        given[key] = tuple(given[key]) if isinstance(given[key], list) else given[key]
+    return Policy(**{**asdict(POLICIES[name]), **given})
+
+
+def policy_to_dict(policy: Policy) -> dict[str, Any]:
+    """The content of augment.json: `policy` (its name) and `parameters`."""
+    parameters = asdict(policy)
+    return {"policy": parameters.pop("name"), "parameters": parameters}
+
+
+def policy_from_dict(content: dict[str, Any]) -> Policy:
+    """The inverse of `policy_to_dict`. Raises ValueError as `make_policy` does."""
+    return make_policy(content["policy"], **content["parameters"])
+
+
+#: The level that normalisation with a mean of 0.5 turns into zero.
+GREY = 127
+#: A crop that has more pixels than the network takes is turned at so much of its size and averaged
+#: down: a bilinear map alone would leave training crops softer than the ones of val and test. The
+#: store keeps no more pixels than that.
+OVERSAMPLE = 1.5
+#: Squeeze of the random crop, from and to: the proportions of a face are no clue.
+RATIO = (0.9, 1.1)
+#: The normal distribution in 256 equal shares: a random byte looks its deviate up here, ten times
+#: as fast as drawing it. Scaled, for the tails beyond 2.9 standard deviations are missing.
+_QUANTILES = np.array([NormalDist().inv_cdf((i + 0.5) / 256) for i in range(256)])
+NORMAL = (_QUANTILES / _QUANTILES.std()).astype(np.float32)
+#: A face from brow to brow around the chin, as shares of a crop's width and height. Drawn about
+#: MTCNN's five points, whose medians over 144 DFDC crops cut with the data set's margin are: eyes
+#: (0.31, 0.29) and (0.72, 0.29), nose (0.51, 0.50), mouth (0.34, 0.74) and (0.68, 0.75), each with
+#: a standard deviation of about 0.05.
+OUTLINE = np.array(
+    [
+        *((0.14, 0.23), (0.30, 0.16), (0.50, 0.15), (0.70, 0.16), (0.86, 0.23)),
+        *((0.90, 0.42), (0.87, 0.62), (0.77, 0.81), (0.63, 0.92), (0.50, 0.94)),
+        *((0.37, 0.92), (0.23, 0.81), (0.13, 0.62), (0.10, 0.42)),
+    ]
+)
+MIDDLE = np.array([0.5, 0.5])  # the tip of the nose
+BLEND_RATIOS = (0.25, 0.5, 0.75, 1.0, 1.0, 1.0)  # of the paper
+LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+
+
+def augment(
+    crop: np.ndarray,
+    policy: Policy,
+    *,
+    image_size: int,
+    rng: np.random.Generator,
+    geometry_rng: np.random.Generator | None = None,
+) -> np.ndarray:
+    """Change a training crop at random; nothing but the generators decides how.
+
+    `policy.self_blend` is not looked at: it turns a REAL crop into a FAKE one, and only the
+    loader, which knows the label and holds the target, can decide that (never for a fake).
+
+    Args:
+        crop: RGB, uint8, shape (H, W, 3). It is not changed.
+        policy: what may happen, and how often.
+        image_size: side of the result in pixels.
+        rng: draws everything; each ingredient has numbers of its own, so that switching one off
+            leaves the draws of the others as they were.
+        geometry_rng: draws rotation, crop and flip in its place. Generators of one seed give a
+            real face and the fake made from it the same geometry.
+    Returns:
+        RGB, uint8, shape (image_size, image_size, 3).
+    Raises:
+        ValueError: `crop` is no such array.
+    """
+    if crop.dtype != np.uint8 or crop.ndim != 3 or crop.shape[2] != 3:
+        raise ValueError(f"crop is {crop.dtype} {crop.shape}, not uint8 (height, width, 3)")
+    image = _warp(crop, policy, image_size, geometry_rng or rng)
+    return _degrade(image, policy, rng)
+
+
+def geometry_matrix(
+    policy: Policy, shape: tuple[int, ...], image_size: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Draw rotation, crop and flip as the one map from a pixel of the result to one of the crop.
+
+    The crop is turned about its centre, a rectangle of it is kept that lies wholly inside its
+    frame, flipped, and resized to a square. Area and squeeze are relative to the crop's own.
+
+    Args:
+        policy: `rotation`, `crop_scale` and `flip` count.
+        shape: of the crop, (height, width, …) in pixels.
+        image_size: side of the result in pixels.
+        rng: of the draws; always six numbers.
+    Returns:
+        Matrix of shape (2, 3) for `cv2.warpAffine` with WARP_INVERSE_MAP.
+    """
+    flip, turn, area, squeeze, left, top = rng.random(6).tolist()
+    low, high = policy.crop_scale
+    area = low + (high - low) * area
+    # Of the ratios, only those whose rectangle fits: no draw is thrown away.
+    narrow, wide = math.log(max(RATIO[0], area)), math.log(min(RATIO[1], 1 / area))
+    ratio = math.exp(narrow + (wide - narrow) * squeeze)
+    width, height = math.sqrt(area * ratio), math.sqrt(area / ratio)  # shares of the crop's sides
+    x, y = left * (1 - width), top * (1 - height)
+    if flip < policy.flip:
+        x, width = x + width, -width
+    # Pixel i is the point i + 0.5. Result → kept rectangle, measured from the crop's centre …
+    full_height, full_width = shape[:2]
+    dx, dy = width * full_width / image_size, height * full_height / image_size
+    x0, y0 = (x - 0.5) * full_width + dx / 2, (y - 0.5) * full_height + dy / 2
+    # … → turned back by the angle that the face is turned by, anticlockwise.
+    angle = math.radians(policy.rotation * (2 * turn - 1))
+    cos, sin = math.cos(angle), math.sin(angle)
+    return np.array(
+        [
+            [cos * dx, -sin * dy, cos * x0 - sin * y0 + full_width / 2 - 0.5],
+            [sin * dx, cos * dy, sin * x0 + cos * y0 + full_height / 2 - 0.5],
+        ]
+    )
+
+
+def _warp(
+    crop: np.ndarray, policy: Policy, image_size: int, rng: np.random.Generator
+) -> np.ndarray:
+    larger = max(crop.shape[:2]) > 1.1 * image_size
+    side = round(OVERSAMPLE * image_size) if larger else image_size
+    matrix = geometry_matrix(policy, crop.shape, side, rng)
+    if not (policy.rotation or policy.flip) and policy.crop_scale == (1.0, 1.0):
+        return _resized(crop, image_size).copy()  # what follows may draw on it
+    # Four channels take OpenCV's vectorised path, which with both conversions is twice as fast as
+    # three.
+    turned = cv2.warpAffine(
+        cv2.cvtColor(crop, cv2.COLOR_RGB2RGBA),
+        matrix,
+        (side, side),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=(GREY,) * 4,
+    )
+    return _resized(cv2.cvtColor(turned, cv2.COLOR_RGBA2RGB), image_size)
+
+
+def _resized(image: np.ndarray, side: int) -> np.ndarray:
+    """Averaged where it shrinks, bilinear where it grows."""
+    if image.shape[:2] == (side, side):
+        return image
+    method = cv2.INTER_AREA if min(image.shape[:2]) > side else cv2.INTER_LINEAR
+    return cv2.resize(image, (side, side), interpolation=method)
+
+
+def _degrade(image: np.ndarray, policy: Policy, rng: np.random.Generator) -> np.ndarray:
+    """Light, lens, size, sensor, compression, in the order in which they happen; cutout last."""
+    ingredients = (policy.blur, policy.downscale, policy.noise, policy.jpeg, policy.cutout)
+    if not any((policy.colour, *ingredients)):
+        return image
+    *draws, (brightness, contrast), corner = rng.random((7, 2)).tolist()
+    if policy.colour:
+        gain = 1 + policy.colour * (2 * brightness - 1)
+        slope = gain * (1 + policy.colour * (2 * contrast - 1))  # about mid-grey
+        image = cv2.addWeighted(image, slope, image, 0, (gain - slope) * GREY)
+    if sigma := _strength(draws[0], policy.blur, policy.blur_sigma):
+        image = cv2.GaussianBlur(image, (0, 0), sigma)
+    if factor := _strength(draws[1], policy.downscale, policy.downscale_factor):
+        image = shrink(image, factor)
+    if std := _strength(draws[2], policy.noise, policy.noise_std):
+        places = np.frombuffer(rng.bytes(image.size), np.uint8).reshape(image.shape)
+        image = cv2.add(image, cv2.LUT(places, NORMAL * np.float32(std)), dtype=cv2.CV_8U)
+    if quality := _strength(draws[3], policy.jpeg, policy.jpeg_quality):
+        image = compress(image, round(quality))
+    if share := _strength(draws[4], policy.cutout, policy.cutout_scale):
+        side = len(image)
+        edge = max(1, round(math.sqrt(share) * side))
+        left, top = (int(place * (side - edge + 1)) for place in corner)
+        image[top : top + edge, left : left + edge] = GREY
+    return image
+
+
+def _strength(draw: list[float], probability: float, bounds: tuple[float, float]) -> float:
+    """Where in its range an ingredient lies, by two numbers in [0, 1); 0 where it is left out."""
+    happens, share = draw
+    return bounds[0] + (bounds[1] - bounds[0]) * share if happens < probability else 0.0
+
+
+def shrink(image: np.ndarray, factor: float) -> np.ndarray:
+    """Shrink an image to `factor` of its sides, averaging, and enlarge it again bilinearly."""
+    height, width = image.shape[:2]
+    small = (max(1, round(width * factor)), max(1, round(height * factor)))
+    reduced = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
+    return cv2.resize(reduced, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def compress(image: np.ndarray, quality: int) -> np.ndarray:
+    """An RGB image as it comes out of a JPEG file of that quality, 1 to 100."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    _, content = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+    return cv2.cvtColor(np.asarray(cv2.imdecode(content, cv2.IMREAD_COLOR)), cv2.COLOR_BGR2RGB)
+
+
+def self_blend(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Make a fake out of one real crop: its face, slightly changed, blended back into it.
+
+    The fake has what blending leaves (a seam, two colours, two sharpnesses, features beside
+    their place) and nothing that is peculiar to one generator. As in the paper, colour shifts are
+    up to 20 levels, the source is softer or sharper, up to 5% larger or smaller and up to 3% beside
+    its place. Other than there, the surroundings are never the changed part: the corners of a
+    self-blended crop are those of the real one.
+
+    Args:
+        crop: RGB, uint8, shape (H, W, 3), real, the face where `blend_mask` expects it. It is not
+            changed.
+        rng: of the draws; it first makes the mask, by `blend_mask`.
+    Returns:
+        The FAKE: RGB, uint8, shape (H, W, 3).
+    Source: Shiohara & Yamasaki (2022), Detecting Deepfakes with Self-Blended Images, CVPR.
+    """
+    mask = blend_mask(crop.shape[:2], rng)
+    source = _displaced(_restyled(crop, rng), rng)
+    return cv2.blendLinear(source, crop, mask, 1 - mask)
+
+
+def blend_mask(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Draw how much of each pixel comes from the source: a soft, face-shaped spot.
+
+    There are no landmarks to draw it by. But the data set's detector cut every crop the same way,
+    so `OUTLINE` fits all of them to within the spread of a head's pose, which is about as much
+    as the mask is deformed by anyway: it may end below the mouth or beyond the chin.
+
+    Args:
+        shape: of the crop, (height, width) in pixels.
+        rng: of the draws.
+    Returns:
+        Weights in [0, 1], float32, shape (height, width).
+    """
+    height, width = shape
+    wide, up, down, blur, ratio = rng.random(5).tolist()
+    points = OUTLINE - MIDDLE
+    points[:, 0] *= 0.75 + 0.3 * wide
+    points[:, 1] *= np.where(points[:, 1] < 0, 0.75 + 0.35 * up, 0.65 + 0.4 * down)
+    points += MIDDLE + 0.012 * rng.standard_normal(points.shape)
+    hull = cv2.convexHull(np.rint(points * (width, height)).astype(np.int32))
+    spot = cv2.fillConvexPoly(np.zeros(shape, np.float32), hull, BLEND_RATIOS[int(6 * ratio)])
+    # Twice a box: an edge about 4 to 11% of the crop wide, at the same cost for any width.
+    kernel = (2 * int(min(shape) * (0.005 + 0.02 * blur)) + 3,) * 2
+    return cv2.blur(cv2.blur(spot, kernel), kernel)
+
+
+def _restyled(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The source in other light, from another camera: colour, then sharpness."""
+    *shift, saturation, gain, kind, amount = rng.random(7).tolist()
+    saturation, gain = 0.8 + 0.4 * saturation, 0.9 + 0.2 * gain
+    colour = np.empty((3, 4))
+    colour[:, :3] = gain * (saturation * np.eye(3) + (1 - saturation) * LUMINANCE)
+    colour[:, 3] = [20 * (2 * level - 1) ** 3 for level in shift]  # small for the most part
+    source = cv2.transform(crop, colour)
+    if kind < 0.5:
+        return shrink(source, 0.25 + 0.5 * amount)
+    sharpen = 0.5 + 1.5 * amount
+    return cv2.addWeighted(source, 1 + sharpen, cv2.blur(source, (3, 3)), -sharpen, 0)
+
+
+def _displaced(source: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The source a little larger or smaller, beside its place, and bent."""
+    height, width = source.shape[:2]
+    zoom, x, y = (2 * rng.random(3) - 1).tolist()
+    scale, shift = 1.05**zoom, (0.03 * x * width, 0.015 * y * height)
+    centre = np.array([width - 1, height - 1]) / 2
+    bends = (
+        0.01 * rng.standard_normal((5, 5, 2), np.float32) * np.array([width, height], np.float32)
+    )
+    places = cv2.resize(bends, (width, height), interpolation=cv2.INTER_CUBIC)
+    places += _grid(height, width) * np.float32(scale)
+    places += np.float32(centre * (1 - scale) + shift)
+    border = cv2.BORDER_REFLECT_101
+    # OpenCV's stubs do not know that one map is enough.
+    return cv2.remap(source, places, None, cv2.INTER_LINEAR, borderMode=border)  # type: ignore[call-overload]
+
+
+@lru_cache(maxsize=8)
+def _grid(height: int, width: int) -> np.ndarray:
+    """The place (x, y) of every pixel, float32, shape (height, width, 2)."""
+    return np.dstack(np.meshgrid(np.arange(width), np.arange(height))).astype(np.float32)

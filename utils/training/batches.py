@@ -1,0 +1,462 @@
+"""Which crops an epoch shows, in which order, augmented one by one, ahead of the model."""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from utils.run.jobs import prefetch
+from utils.training.augmentation import Policy, augment, self_blend
+from utils.training.recipes import TrainConfig
+from utils.training.store import CropStore, resized
+
+NO_PARTNER = -1
+
+
+@dataclass(frozen=True)
+class CropTable:
+    """What the sampler knows of the crops of one split; row i is row i of their store.
+
+    Attributes:
+        y_true: labels, 1 = FAKE, shape (n,).
+        video: number of the video, shape (n,).
+        source: number of the source, the real video that it goes back to, shape (n,).
+        frame: number of the frame in its video, shape (n,).
+    """
+
+    y_true: np.ndarray
+    video: np.ndarray
+    source: np.ndarray
+    frame: np.ndarray
+
+    @classmethod
+    def from_index(cls, index: pd.DataFrame) -> CropTable:
+        """Take the rows of index.csv as they are ordered."""
+        videos = index.groupby(["dataset", "video"], sort=False).ngroup()
+        return cls(
+            y_true=(index["label"] == "FAKE").to_numpy(np.int64),
+            video=videos.to_numpy(np.int64),
+            source=pd.factorize(index["source"])[0].astype(np.int64),
+            frame=index["frame"].to_numpy(np.int64),
+        )
+
+    def __len__(self) -> int:
+        return len(self.y_true)
+
+
+def draw_epoch(
+    table: CropTable,
+    rng: np.random.Generator,
+    *,
+    frames_per_video: int = 0,
+    balanced: bool = False,
+    pairs: bool = False,
+) -> np.ndarray:
+    """Draw the crops of one epoch, each at most once.
+
+    Args:
+        table: the crops that there are.
+        rng: decides all that is random.
+        frames_per_video: random crops of each video; 0 takes all.
+        balanced: as many crops of the larger class as the smaller one gives, spread evenly over
+            all its videos: they take turns from epoch to epoch, and none is shown twice.
+        pairs: each REAL crop with a FAKE of its source, of the same frame where there is one. A
+            real without a fake goes with any other; fakes left over wait for another epoch.
+    Returns:
+        Rows in random order, shape (n, 1), or (n, 2) for pairs: REAL, FAKE.
+    Raises:
+        ValueError: balance or pairs are asked of one class.
+    """
+    limit = frames_per_video or len(table)
+    classes = [_draw_class(table, label, limit, rng) for label in (0, 1)]
+    if (balanced or pairs) and not all(len(rows) for rows in classes):
+        raise ValueError("balanced classes and pairs need crops of both, REAL and FAKE")
+    if pairs:
+        units = _pair(table, classes[0], rng)
+    elif balanced:
+        size = min(len(rows) for rows in classes)
+        units = np.concatenate([rows[:size] for rows in classes])[:, None]
+    else:
+        units = np.concatenate(classes)[:, None]
+    return units[rng.permutation(len(units))]
+
+
+def _draw_class(table: CropTable, label: int, limit: int, rng: np.random.Generator) -> np.ndarray:
+    """Random crops of a class, at most `limit` a video: first one of each video, then a second."""
+    rows = rng.permutation(np.flatnonzero(table.y_true == label))
+    turn = pd.Series(table.video[rows]).groupby(table.video[rows]).cumcount().to_numpy()
+    order = np.argsort(turn, kind="stable")
+    return rows[order][turn[order] < limit]
+
+
+def _pair(table: CropTable, reals: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Give each real crop a fake one: same source and frame, else same source, else any."""
+    fakes = rng.permutation(np.flatnonzero(table.y_true == 1))  # so the first of a kind is random
+    partner = np.full(len(reals), NO_PARTNER)
+    same_frame = np.stack([table.source, table.frame], axis=1)
+    for keys in (same_frame, table.source[:, None]):
+        alone = np.flatnonzero(partner == NO_PARTNER)
+        partner[alone] = _match(keys[reals[alone]], keys[fakes], fakes)
+    alone = np.flatnonzero(partner == NO_PARTNER)
+    partner[alone] = rng.choice(fakes, len(alone), replace=len(alone) > len(fakes))
+    return np.stack([reals, partner], axis=1)
+
+
+def _match(wanted: np.ndarray, offered: np.ndarray, fakes: np.ndarray) -> np.ndarray:
+    """For each wanted key the fakes that have it, in turns; NO_PARTNER where there is none.
+
+    Args:
+        wanted: shape (n, k).
+        offered: keys of `fakes`, shape (m, k).
+    """
+    codes = pd.factorize(pd.MultiIndex.from_arrays(np.concatenate([wanted, offered]).T))[0]
+    want, offer = codes[: len(wanted)], codes[len(wanted) :]
+    order = np.argsort(offer, kind="stable")
+    first = np.searchsorted(offer[order], want)
+    count = np.searchsorted(offer[order], want, side="right") - first
+    turn = pd.Series(want).groupby(want).cumcount().to_numpy()  # two reals, two different fakes
+    place = first + turn % np.maximum(count, 1)
+    return np.where(count > 0, fakes[order][np.minimum(place, len(fakes) - 1)], NO_PARTNER)
+
+
+def split_batches(units: np.ndarray, batch_size: int, processes: int = 1) -> list[np.ndarray]:
+    """Cut an epoch into batches of `batch_size` crops; nothing is left out.
+
+    A last batch that would give a process fewer than two crops joins the one before it: batch
+    normalisation cannot learn from one.
+    """
+    per_batch = max(1, batch_size // units.shape[1])
+    batches = np.split(units, range(per_batch, len(units), per_batch))
+    if len(batches) > 1 and batches[-1].size < 2 * processes:
+        batches[-2:] = [np.concatenate(batches[-2:])]
+    return batches
+
+
+class BatchPlan(Sampler):
+    """The batches of an epoch, for one of several processes; starts wherever a run was stopped.
+
+    All follows from seed and epoch, so every process draws the same epoch, and a resumed run sees
+    what the uninterrupted one would have seen. Set `epoch` (from 1) and `start` (batches that were
+    seen already) before each pass.
+
+    An item is (epoch, units): what `TrainBatches` turns into images.
+    """
+
+    def __init__(
+        self,
+        table: CropTable,
+        *,
+        batch_size: int,
+        frames_per_video: int = 0,
+        balanced: bool = False,
+        pairs: bool = False,
+        seed: int = 0,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
+        if batch_size < 2 * processes and len(table) > 1:
+            raise ValueError(
+                f"batch_size {batch_size} gives each of {processes} processes fewer than two crops"
+            )
+        if frames_per_video < 0:
+            raise ValueError(f"frames_per_video {frames_per_video} is negative; 0 takes all")
+        self.table, self.batch_size, self.seed = table, batch_size, seed
+        self.options = {
+            "frames_per_video": frames_per_video,
+            "balanced": balanced,
+            "pairs": pairs,
+        }
+        self.rank, self.processes = rank, processes
+        self.epoch, self.start = 1, 0
+        # Only the choice of crops is random, never how many there are.
+        self.sizes = [batch.size for batch in self._batches()]
+
+    def __len__(self) -> int:
+        return len(self.sizes) - self.start
+
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
+        for batch in self._batches()[self.start :]:
+            yield self.epoch, np.array_split(batch, self.processes)[self.rank]
+
+    def labels(self) -> np.ndarray:
+        """Labels of the crops of this epoch, over all processes; how many of each never changes."""
+        return self.table.y_true[np.concatenate([batch.ravel() for batch in self._batches()])]
+
+    def _batches(self) -> list[np.ndarray]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        units = draw_epoch(self.table, rng, **self.options)  # type: ignore[arg-type]
+        return split_batches(units, self.batch_size, self.processes)
+
+
+#: (images (B, H, W, 3) uint8, targets (B,) int64, rows (B,) int64)
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+#: Batches that each loader process is ahead by.
+AHEAD = 2
+
+
+@dataclass(frozen=True)
+class CropSet:
+    """The crops of one split: pixels, what the sampler knows of them, and where they came from."""
+
+    store: CropStore
+    table: CropTable
+    paths: Sequence[str]
+
+    def __post_init__(self) -> None:
+        if not len(self.store) == len(self.table) == len(self.paths):
+            raise ValueError(
+                f"store, table and paths differ in length: {len(self.store)}, "
+                f"{len(self.table)}, {len(self.paths)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def facts(self) -> dict[str, Any]:
+        """What a run owes to its crops; without paths, for a mount may move."""
+        return {
+            "crops": len(self),
+            "side": self.store.side,
+            "labels_crc32": zlib.crc32(self.table.y_true.tobytes()),
+        }
+
+
+class TrainBatches:
+    """Augmented batches; an item is what `BatchPlan` yields, (epoch, units).
+
+    The changes to a crop follow from seed, epoch and row alone, whichever process makes them and
+    when. The two crops of a pair get the same geometry, so that it cannot tell them apart.
+
+    A REAL crop becomes a self-blended FAKE with the policy's probability `self_blend`: in pairs it
+    then stands in for the fake beside it, so the classes stay as balanced as they were.
+    """
+
+    def __init__(self, crops: CropSet, policy: Policy, *, image_size: int, seed: int = 0) -> None:
+        self.crops, self.policy, self.image_size, self.seed = crops, policy, image_size, seed
+
+    def fill(self, item: tuple[int, np.ndarray], images: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Write the images of an item into `images`, which has room; return targets and rows."""
+        epoch, units = item
+        targets, rows = np.empty(units.size, np.int64), np.empty(units.size, np.int64)
+        look, geometry = _KeyedDraws(self.seed, epoch), _KeyedDraws(self.seed, epoch)
+        for i, row in enumerate(units.flat):
+            unit = units[i // units.shape[1]]
+            rng = look.of(2 * row)
+            crop, targets[i], rows[i] = self._pick(unit, row, rng)
+            images[i] = augment(
+                crop,
+                self.policy,
+                image_size=self.image_size,
+                rng=rng,
+                geometry_rng=geometry.of(2 * unit[0] + 1) if len(unit) == 2 else None,
+            )
+        return targets, rows
+
+    def _pick(
+        self, unit: np.ndarray, row: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, int, int]:
+        """The crop of a row, its target and its row; or a real crop blended with itself."""
+        crops, y_true = self.crops.store.crops, self.crops.table.y_true
+        stands_in = len(unit) == 1 or row != unit[0]
+        if stands_in and y_true[unit[0]] == 0 and rng.random() < self.policy.self_blend:
+            return self_blend(crops[unit[0]], rng), 1, unit[0]
+        return crops[row], y_true[row], row
+
+
+class _KeyedDraws:
+    """Random numbers that follow from (seed, epoch, key).
+
+    Philox needs no more than a new key to start anew, seven times faster than a new generator.
+    """
+
+    def __init__(self, seed: int, epoch: int) -> None:
+        self._bits = np.random.Philox(key=[(seed % 2**32) << 32 | epoch, 0])
+        self._start = self._bits.state
+        self._rng = np.random.Generator(self._bits)
+
+    def of(self, key: int) -> np.random.Generator:
+        """The generator at the start of the numbers of this key."""
+        self._start["state"]["key"][1] = key
+        self._bits.state = self._start
+        return self._rng
+
+
+class EvalBatches:
+    """The whole crops, resized as by the eval transform; an item is an array of rows."""
+
+    def __init__(self, crops: CropSet, *, image_size: int) -> None:
+        self.crops, self.image_size = crops, image_size
+
+    def fill(self, item: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Write the images of an item into `images`, which has room; return targets and rows."""
+        for i, row in enumerate(item):
+            images[i] = resized(Image.fromarray(self.crops.store.crops[row]), self.image_size)
+        return self.crops.table.y_true[item], item
+
+
+class EvalPlan(Sampler):
+    """Rows in their order, in batches; one of several processes gets every `processes`-th batch.
+
+    The batches do not depend on the number of processes, so neither does a score.
+    """
+
+    def __init__(self, n_rows: int, batch_size: int, *, rank: int = 0, processes: int = 1) -> None:
+        self.batches = np.split(np.arange(n_rows), range(batch_size, n_rows, batch_size))
+        self.batches = self.batches[rank::processes]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter(self.batches)
+
+
+class BatchLoader:
+    """Runs through a plan, some batches ahead of the model in `num_workers` processes.
+
+    Images come through memory that those processes and this one share and that is made once: to
+    send each batch in memory of its own takes longer than to make it.
+
+    Args:
+        batches: what turns an item of the plan into images.
+        plan: `BatchPlan` or `EvalPlan`.
+        largest: crops in the largest batch.
+        num_workers: loader processes; 0 loads in this one.
+    """
+
+    def __init__(
+        self,
+        batches: TrainBatches | EvalBatches,
+        plan: BatchPlan | EvalPlan,
+        *,
+        largest: int,
+        num_workers: int = 0,
+    ) -> None:
+        self.plan = plan
+        # All that may be under way, one that was just handed out, and one that is being used.
+        n_slots = num_workers * AHEAD + 2
+        self.slots = _Slots(batches, torch.empty(
+            (n_slots, largest, batches.image_size, batches.image_size, 3), dtype=torch.uint8
+        ))  # fmt: skip
+        options: dict[str, Any] = {}
+        if num_workers:
+            self.slots.images.share_memory_()
+            options = {"persistent_workers": True, "prefetch_factor": AHEAD}
+            # The workers are the parallelism. And a process that is forked while OpenCV has
+            # threads waits for them for ever, so they must go before the workers come.
+            cv2.setNumThreads(1)
+        self.loader = DataLoader(
+            self.slots,
+            batch_size=None,  # an item is a whole batch already
+            sampler=_Numbered(plan, n_slots),
+            num_workers=num_workers,
+            # Starting workers draws a number: from here, so that dropout does not depend on it.
+            generator=torch.Generator(),
+            **options,
+        )
+        if num_workers:
+            # Start them now. Later, when the model has grown, the first step after a fork would
+            # have to copy every page that it writes: seconds, on a machine without a GPU.
+            iter(self.loader)
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __iter__(self) -> Iterator[Batch]:
+        # A GPU takes page-locked memory while it computes. In a thread, for the copy alone takes a
+        # twentieth of a fast one's step.
+        return prefetch(self._page_locked()) if torch.cuda.is_available() else self._batches()
+
+    def _batches(self) -> Iterator[Batch]:
+        for slot, targets, rows in self.loader:
+            # Out of the slot, which is used again.
+            yield self.slots.images[slot, : len(rows)].clone(), targets, rows
+
+    def _page_locked(self) -> Iterator[Batch]:
+        torch.set_num_threads(
+            1
+        )  # of this thread: to copy in several would disturb the one that trains
+        for slot, targets, rows in self.loader:
+            yield self.slots.images[slot, : len(rows)].pin_memory(), targets.pin_memory(), rows
+
+
+class _Slots(Dataset):
+    """Writes the images of an item into a slot, and tells the rest."""
+
+    def __init__(self, batches: TrainBatches | EvalBatches, images: torch.Tensor) -> None:
+        self.batches, self.images = batches, images  # (slots, B, H, W, 3) uint8
+
+    def __getitem__(self, item: tuple[int, Any]) -> tuple[int, torch.Tensor, torch.Tensor]:
+        slot, planned = item
+        targets, rows = self.batches.fill(planned, self.images[slot].numpy())
+        return slot, torch.from_numpy(targets), torch.from_numpy(rows)
+
+
+class _Numbered(Sampler):
+    """The items of a plan, each with the slot for its images."""
+
+    def __init__(self, plan: BatchPlan | EvalPlan, n_slots: int) -> None:
+        self.plan, self.n_slots = plan, n_slots
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        return zip(itertools.cycle(range(self.n_slots)), self.plan)
+
+
+def make_loaders(
+    train: CropSet,
+    val: CropSet,
+    policy: Policy,
+    config: TrainConfig,
+    *,
+    image_size: int,
+    rank: int = 0,
+    processes: int = 1,
+    num_workers: int = 0,
+) -> tuple[BatchPlan, BatchLoader, BatchLoader]:
+    """What one of several training processes is fed with.
+
+    Returns:
+        plan: its `epoch` and `start` decide what the next pass over the train loader shows.
+        train_loader: this process's share of each batch of the plan.
+        val_loader: this process's share of the batches of val.
+    """
+    share = {"rank": rank, "processes": processes}
+    plan = BatchPlan(
+        train.table,
+        batch_size=config.batch_size,
+        frames_per_video=config.frames_per_video,
+        balanced=config.balanced,
+        pairs=config.pairs,
+        seed=config.seed,
+        **share,
+    )
+    largest = -(-max(plan.sizes) // processes) + 1  # pairs are not cut in two
+    val_plan = EvalPlan(len(val), config.batch_size, **share)
+    return (
+        plan,
+        BatchLoader(
+            TrainBatches(train, policy, image_size=image_size, seed=config.seed),
+            plan,
+            largest=largest,
+            num_workers=num_workers,
+        ),
+        BatchLoader(
+            EvalBatches(val, image_size=image_size),
+            val_plan,
+            largest=config.batch_size,
+            num_workers=num_workers,
+        ),
+    )
