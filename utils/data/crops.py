@@ -26,8 +26,9 @@ from utils.data.layouts import (
     read_crop_metadata,
     stem,
 )
+from utils.faces.detection import read_recipe
 from utils.faces.media import IMAGE_SUFFIXES, evenly_spaced
-from utils.run.artifacts import CLASSES
+from utils.run.artifacts import CLASSES, check_fields, read_text_csv
 from utils.run.machine import inside, is_folder, stable_hash
 
 
@@ -46,6 +47,9 @@ def spread_frames(index: pd.DataFrame, n_frames: int) -> pd.DataFrame:
     chosen = [r in wanted[n] for r, n in zip(rank, size)]
     kept = pd.MultiIndex.from_frame(frames[chosen])
     return index[pd.MultiIndex.from_frame(index[["dataset", "video", "frame"]]).isin(kept)]
+
+
+FACE = ["video", "frame", "face"]
 
 
 def scan_crops(
@@ -418,3 +422,71 @@ def fingerprint(crops: pd.DataFrame) -> str:
     """
     rows = sorted(zip(crops["dataset"], crops["path"], crops["label"], crops["digest"]))
     return hashlib.blake2b(repr(rows).encode(), digest_size=8).hexdigest()
+
+
+def _roots(data: str | Path) -> dict[str, Path]:
+    """Folder of each data set of crops at or below `data`, by its name in an index."""
+    roots: dict[str, Path] = {}
+    for dataset in find_datasets(data):
+        if dataset.layout == "faces":
+            roots |= dict.fromkeys(read_crop_metadata(dataset)["dataset"], dataset.root)
+        elif dataset.layout in CROP_LAYOUTS:
+            roots[dataset.name] = dataset.root
+    return roots
+
+
+def face_facts(index: pd.DataFrame, data: str | Path, output: str | Path) -> pd.DataFrame:
+    """What 00 knew of each face of an index when it cut it.
+
+    That stands in `boxes.csv`: beside the crops of a data set or, for crops that were cut there and
+    lie elsewhere now, in OUTPUT/faces.
+
+    Returns:
+        A row a row of `index`, under the same labels: `track`, `probability` of being a face,
+        `side` (shorter side, in pixels of the frame that it was cut from) and `face_size` (larger
+        side, in pixels of the video); NaN where not known. `track` is known of all crops of a video
+        or of none; where no box is known, `face_size` is the larger side of the crop.
+    Raises:
+        ValueError: `boxes.csv`, or what lies beside it, is damaged; names the file.
+    """
+    rows = index[["dataset", *FACE]].reset_index(drop=True)
+    folders = {name: root for name, root in _roots(data).items() if (root / "boxes.csv").is_file()}
+    where = {name: folders.get(name, Path(output) / "faces") for name in rows["dataset"].unique()}
+    facts = pd.DataFrame(np.nan, rows.index, ["track", "probability", "side", "face_size"])
+    for folder, part in rows.groupby(rows["dataset"].map(where)):
+        if (folder / "boxes.csv").is_file():
+            found = part.merge(_read_boxes(folder), on=FACE, how="left").set_index(part.index)
+            # A video of the same name may have been cut there from another data set.
+            ours = found["cut_from"].eq("") | (found["cut_from"] == found["dataset"])
+            facts.loc[part.index] = found[facts.columns].where(ours)
+    mixed = facts["track"].isna().groupby([rows["dataset"], rows["video"]]).transform("any")
+    side = index[["width", "height"]].max(axis=1).reset_index(drop=True)
+    facts = facts.assign(
+        track=facts["track"].mask(mixed), face_size=facts["face_size"].fillna(side)
+    )
+    return facts.set_index(index.index)
+
+
+def _read_boxes(folder: Path) -> pd.DataFrame:
+    """A row a face in boxes.csv: `FACE`, the facts, and the data set that it was `cut_from`."""
+    path, listing, recipe = folder / "boxes.csv", folder / "metadata.csv", read_recipe([folder])
+    boxes = read_text_csv(path)
+    check_fields("faces/boxes.csv", boxes.columns, path)
+    numbers = ["frame", "face", "track", "probability", "x1", "y1", "x2", "y2"]
+    try:
+        boxes = boxes[["video"]].join(boxes[numbers].apply(pd.to_numeric))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}; run 00_extract_faces again") from error
+    named = (boxes[["frame", "face"]] % 1 == 0).all(axis=1)
+    boxes = boxes[named].astype({"frame": int, "face": int}).drop_duplicates(FACE)
+    sides = [boxes["x2"] - boxes["x1"], boxes["y2"] - boxes["y1"]]
+
+    columns = ["filename", "dataset", "width", "height"]
+    films = read_text_csv(listing) if listing.is_file() else pd.DataFrame(columns=columns)
+    films = films.reindex(columns=columns).fillna("").assign(video=films["filename"].map(stem))
+    sizes = films[["width", "height"]].apply(pd.to_numeric, errors="coerce").to_numpy()
+    films["scale"] = [recipe.shrunk(w, h)[0] / w if min(w, h) > 0 else np.nan for w, h in sizes]
+    films = films.drop_duplicates("video").set_index("video")
+    cut_from = boxes["video"].map(films["dataset"]).astype(object).fillna("")
+    side = np.minimum(*sides) * boxes["video"].map(films["scale"]).astype(float)
+    return boxes.assign(side=side, face_size=np.maximum(*sides), cut_from=cut_from)

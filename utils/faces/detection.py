@@ -416,3 +416,19 @@ def link_tracks(frames: Iterable[Sequence[Box]]) -> list[list[int]]:
     """
     linker = Linker()
     return [linker.link(boxes) for boxes in frames]
+
+
+def face_side(box: Any, frame_size: tuple[Any, Any], recipe: CropRecipe) -> Any:
+    """Shorter side of a face in pixels of the shrunk frame that it was cut from.
+
+    Args:
+        box: (x1, y1, x2, y2) in pixels of the full frame, or many of them, shape (n, 4).
+        frame_size: width and height of the full frame in pixels, or one of each for every box.
+        recipe: how it was cut.
+    Returns:
+        A float, or an array (n,).
+    """
+    x1, y1, x2, y2 = np.moveaxis(np.asarray(box, dtype=float), -1, 0)
+    width, height = np.asarray(frame_size)
+    shrunk = np.vectorize(lambda *size: recipe.shrunk(*size)[0], otypes=[float])(width, height)
+    return np.minimum(x2 - x1, y2 - y1) * shrunk / width

@@ -7,7 +7,7 @@ saves or seeds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,17 +64,28 @@ def use_theme() -> None:
     )
 
 
-def save_figure(path: Path, *, dpi: int = 150) -> Path:
-    """Save the current figure as a PNG, atomically."""
-    with atomic_path(path) as temporary:
-        plt.savefig(temporary, dpi=dpi, bbox_inches="tight")
-    return path
+def show_figures(
+    drawn: Iterable[tuple[str, Axes | Figure | None]], folder: Path, *, show: bool = True
+) -> None:
+    """Save figures as PNG files, each as a whole, and show them.
 
-
-def show_figure(path: Path) -> None:
-    """Save the current figure by `save_figure`, and show it."""
-    save_figure(path)
-    plt.show()
+    Args:
+        drawn: name of the file, without its suffix, and the figure; where that is None, the picture
+            of an earlier run is removed.
+        folder: where they go.
+        show: below the cell of a notebook; else they are only saved.
+    """
+    for name, picture in drawn:
+        path = folder / f"{name}.png"
+        if picture is None:
+            path.unlink(missing_ok=True)
+            continue
+        figure = picture if isinstance(picture, Figure) else picture.get_figure(root=True)
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, dpi=150, bbox_inches="tight")
+        if show:
+            plt.show()
+        plt.close(figure)
 
 
 def get_axes(ax: Axes | None, *, figsize: tuple[float, float] = (8, 4.2)) -> Axes:

@@ -60,7 +60,8 @@ ARTIFACTS = {
         "04_evaluate", "temperature threshold rule aggregation abstention"
     ),
     "predictions.csv": Artifact(
-        "04_evaluate", "path video frame face source label split logit score"
+        "04_evaluate",
+        "path video frame face source label split logit score track decides",
     ),
     "video_predictions.csv": Artifact(
         "04_evaluate", "video source label split n_faces score decision"
