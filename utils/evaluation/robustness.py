@@ -125,7 +125,7 @@ def corrupt(crops: Sequence[Pixels], name: str, severity: float, *, seed: int = 
     return [change(crop, severity, stable_hash(str(i), seed)) for i, crop in enumerate(crops)]
 
 
-class _CorruptedFaces(Dataset):
+class CorruptedFaces(Dataset):
     """Faces, each under every condition: an item is images (k * crops, 3, S, S).
 
     The crops of a face are decoded once for all k conditions, which come one after the other.
@@ -212,7 +212,7 @@ def _score_corrupted(ev: Evaluation, chosen: pd.DataFrame, num_workers: int) -> 
     keys = ["dataset", "video", "face"]
     ordered = chosen.sort_values([*keys, "frame"])
     faces = [group.tolist() for _, group in ordered.groupby(keys, sort=False)["file"]]
-    data = _CorruptedFaces(faces, ev.scorer.transform)
+    data = CorruptedFaces(faces, ev.scorer.transform)
     logits = ev.scorer.score_data(data, batch_size=None, num_workers=num_workers)
     parts, start = [], 0
     for face in faces:

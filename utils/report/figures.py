@@ -81,6 +81,7 @@ def show_figures(
             path.unlink(missing_ok=True)
             continue
         figure = picture if isinstance(picture, Figure) else picture.get_figure(root=True)
+        assert figure is not None
         with atomic_path(path) as temporary:
             figure.savefig(temporary, dpi=150, bbox_inches="tight")
         if show:

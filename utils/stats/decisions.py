@@ -265,12 +265,14 @@ class Decision:
         )
         if not self.abstention or low == high:
             return f"{text}, never UNSURE."
-        decided, wrong, upper = (self.abstention[key] for key in ("coverage", "error", "upper"))
-        return (
-            f"{text}, UNSURE from {low:.3f} to {high:.3f}: of the val videos {decided:.0%} are "
-            f"decided, {wrong:.0%} of them wrongly. That is no promise: with so few videos the "
-            f"error of new ones may be up to {upper:.0%} (one-sided 95% bound)."
-        )
+        text += f", UNSURE from {low:.3f} to {high:.3f}"
+        known = [self.abstention.get(key) for key in ("coverage", "error", "upper")]
+        if None in known:
+            return f"{text}."
+        return text + (
+            ": of the val videos {:.0%} are decided, {:.0%} of them wrongly. That is no promise: "
+            "with so few videos the error of new ones may be up to {:.0%} (one-sided 95% bound)."
+        ).format(*known)
 
     @property
     def caution(self) -> str:
