@@ -14,9 +14,8 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from tools.run import DEMO, NOTEBOOKS
-from utils.data import indexing
 from utils.data.layouts import index_videos
-from utils.data.splits import check_splits
+from utils.data.splits import INDEX, check_splits, ensure_index
 from utils.inference.answers import judge_files
 from utils.inference.judging import load_judge
 from utils.run.artifacts import ARTIFACTS, read_json, read_table
@@ -63,8 +62,8 @@ def test_split_leaks_nothing(demo):
 
 
 def test_an_index_that_is_made_without_01_is_that_of_01(demo, tmp_path):
-    indexing.ensure_index(demo / "faces", tmp_path)
-    for name in indexing.INDEX:
+    ensure_index(demo / "faces", tmp_path)
+    for name in INDEX:
         assert (tmp_path / name).read_bytes() == (demo / name).read_bytes()
 
 

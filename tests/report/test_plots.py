@@ -91,6 +91,13 @@ def test_feature_is_scaled_within_each_class():
     assert legend(ax) == ["REAL (n = 2, median 1)", "FAKE (n = 4, median 2)"]
 
 
+def test_looks_are_drawn_by_class_each_with_its_unit():
+    table = pd.DataFrame({column: [1.0, 2.0] for column in figures.LOOKS})
+    drawn = figures.plot_looks(table.assign(label=["REAL", "FAKE"])).axes
+    assert [ax.get_xlabel() for ax in drawn] == list(figures.LOOKS.values())
+    assert all(len(legend(ax)) == 2 for ax in drawn)
+
+
 def test_split_counts_videos_and_names_sources(index):
     ax = figures.plot_split(index)
     assert [bar.get_height() for bar in ax.patches] == [1, 0, 1, 1]

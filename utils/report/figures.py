@@ -529,3 +529,20 @@ def plot_people(
     if maps:
         figure.supxlabel(HEAT_WORDS, x=0.01, ha="left", fontsize=9, color=MUTED)
     return figure
+
+
+#: Axis labels of what should look alike in both classes.
+LOOKS = {
+    "brightness": "Mean brightness (0 black, 1 white)",
+    "sharpness": "Sharpness (log10 variance of the Laplacian)",
+    "width": "Width of the crop (pixels)",
+    "file_bytes": "Size of the file (bytes)",
+}
+
+
+def plot_looks(crops: pd.DataFrame) -> Figure:
+    """`plot_feature_by_class` of each column of LOOKS, two in a row."""
+    figure, axes = plt.subplots(2, 2, figsize=(10, 8.6), layout="constrained")
+    for ax, (column, label) in zip(axes.flat, LOOKS.items(), strict=True):
+        plot_feature_by_class(crops, column, label=label, ax=ax)
+    return figure
