@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -9,6 +10,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
+
+from tools.kaggle import read_metadata, stage
+from tools.kaggle_push import UTILS_DATASET
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = nbformat.read(ROOT / "notebooks" / "01_explore_data.ipynb", as_version=4)
@@ -122,6 +126,19 @@ def test_on_kaggle_it_is_found_in_each_form_of_mount(room, kaggle, form):
     home, printed = run(room, kaggle)
     assert home == room / "kaggle" / "input" / form
     assert printed == "Nothing to install."
+
+
+@pytest.mark.parametrize("place", ["utils-set", "datasets/me/utils-set"])
+@pytest.mark.parametrize("unpacked", ["", "utils-dataset"])
+def test_a_data_set_zipped_by_hand_as_the_page_says_is_found(room, kaggle, place, unpacked):
+    """`docs/offline.md`: a zip of the content, which may be unpacked into a folder of its name."""
+    described = read_metadata(owner="me") | {"kernels": []}
+    staged = stage(described, room / "staged", wheels=room) / UTILS_DATASET
+    archive = shutil.make_archive(str(room / "utils-dataset"), "zip", staged)
+    mounted = room / "kaggle" / "input" / place / unpacked
+    shutil.unpack_archive(archive, mounted)
+    assert run(room, kaggle) == (mounted, "Nothing to install.")
+    assert (mounted / "utils" / "run" / "artifacts.py").is_file()
 
 
 def test_what_is_attached_comes_before_a_clone(room, kaggle, origin):
