@@ -1,4 +1,4 @@
-"""Judge files from the command line: `python -m tools.predict --help`."""
+"""Judge images and videos from the command line: `make predict`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,17 @@ from utils.run.machine import get_device
 
 def main(argv: list[str] | None = None) -> int:
     """Judge files from the command line; returns 0, or 2 where nothing could be judged at all."""
-    parser = argparse.ArgumentParser(prog="python -m tools.predict", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.predict",
+        description="Say of images and videos whether they are REAL, FAKE or UNSURE.",
+    )
     parser.add_argument("--input", required=True, help="file, folder or glob; or a list ['a','b']")
-    parser.add_argument("--model", default="", help="model folder; default: of OUTPUT")
-    parser.add_argument("--output", default="", help="where tables and pictures go; default: none")
-    parser.add_argument("--frames", type=int, default=16, help="frames a video; 0: all")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--model", default="", help="model folder; default: `model` in OUTPUT")
+    parser.add_argument(
+        "--output", default="", help="folder for tables and pictures; default: none"
+    )
+    parser.add_argument("--frames", type=int, default=16, help="frames of a video (16); 0: all")
+    parser.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
     args = parser.parse_args(argv)
     try:
         inputs = collect_inputs(_as_list(args.input))
