@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tests.faces.test_extraction import same_tree
-from tests.faces.test_faces import scene
+from tests.faces.test_detection import scene
 from utils.faces.extraction import RECORDS, extract_faces
 from utils.faces.media import write_video
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
-from utils.faces.media import load_valid_crop
+from utils.faces.media import load_crop
 from utils.model.network import fold_batch_norms
 
 Transform = Callable[[Image.Image], torch.Tensor]
@@ -89,7 +89,7 @@ class CropDataset(Dataset):
         return len(self.paths)
 
     def __getitem__(self, row: int) -> tuple[torch.Tensor, int, int]:
-        return self.transform(load_valid_crop(self.paths[row])), int(self.y_true[row]), row
+        return self.transform(load_crop(self.paths[row])), int(self.y_true[row]), row
 
 
 def make_loader(
