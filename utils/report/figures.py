@@ -20,6 +20,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
 
@@ -516,4 +517,24 @@ def plot_people(
         figure.suptitle(plain(title), x=0.01, ha="left", fontsize=12.5, fontweight="bold")
     if maps:
         figure.supxlabel(HEAT_WORDS, x=0.01, ha="left", fontsize=9, color=MUTED)
+    return figure
+
+
+def plot_detections(frame: Image.Image, faces: Sequence[Any]) -> Figure:
+    """A frame with the box of each face, and beside it the crops.
+
+    Args:
+        frame: the full frame.
+        faces: each with `box` (x1, y1, x2, y2) in its pixels, `probability` and `crop`.
+    """
+    n = max(1, len(faces))
+    figure, axes = plt.subplots(1, 1 + n, figsize=(10, 3.2), width_ratios=[1.8] + [1] * n)
+    draw_image(axes[0], frame, f"{frame.width} × {frame.height} pixels", None)
+    for ax, face in zip(axes[1:], faces):
+        x1, y1, x2, y2 = face.box
+        box = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color="#E69F00", lw=2)
+        axes[0].add_patch(box)
+        draw_image(ax, face.crop, f"P(face) {face.probability:.2f}", None)
+    for ax in axes[1 + len(faces) :]:
+        ax.set_axis_off()
     return figure
