@@ -60,7 +60,7 @@ def decoded(monkeypatch):
         return counted
 
     monkeypatch.setattr(decoding, "_decode_run", counting("quick", decoding._decode_run))
-    monkeypatch.setattr(decoding, "_numbered", counting("full", decoding._numbered))
+    monkeypatch.setattr(decoding, "decode", counting("full", decoding.decode))
     return counts
 
 

@@ -133,7 +133,7 @@ def test_example_is_the_frame_with_most_faces_and_a_dead_video_stops_nothing(vid
     frame, faces = find_example(videos, CropRecipe(), n=3)
     assert frame.size == (640, 360) and len(faces) == 2
     assert len(find_example(videos[::-1], CropRecipe(), n=3, seed=1)[1]) == 2
-    with pytest.raises(ValueError, match=r"none of 1 videos .*broken\.mp4 is not a readable"):
+    with pytest.raises(ValueError, match=r"none of 1 videos .*broken\.mp4"):
         find_example(videos[3:], CropRecipe())
 
 

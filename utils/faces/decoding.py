@@ -146,13 +146,17 @@ def read_frames(
             for given, frame in zip(rest, frames, strict=True):
                 yield given, frame
             return
-    left = {int(number) for number in numbers if number > given}
-    with open_video(path, threads=threads) as (container, stream):
-        for number, frame in _numbered(decode(container, stream), packets):
+    left, number = {int(number) for number in numbers if number > given}, -1
+    with open_video(path, threads=threads) as opened:
+        for frame in decode(*opened):
+            place = -1
+            if packets.regular and frame.pts is not None:
+                place = int(np.searchsorted(packets.times, frame.pts))
+            number = max(number + 1, place)  # one that cannot be decoded keeps its number
             if everything or number in left:
                 yield number, frame
-                if number == max(left) and not everything:
-                    return
+            if not everything and number >= max(left):
+                return
 
 
 @dataclass
@@ -227,16 +231,3 @@ def _decode_run(
             break
         place += 1
     yield from decoder.decode(None)
-
-
-def _numbered(
-    frames: Iterator[av.VideoFrame], packets: Packets
-) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Number the frames of full decoding: those that cannot be decoded keep their numbers."""
-    times, number = packets.times, -1
-    for frame in frames:
-        place = -1
-        if packets.regular and frame.pts is not None:
-            place = int(np.searchsorted(times, frame.pts))
-        number = max(number + 1, place)
-        yield number, frame

@@ -64,10 +64,8 @@ class CropRecipe:
         """Size (width, height) in pixels at which a frame of this size is searched."""
         scale = min(1.0, max(self.scale, self.min_side / min(width, height)))
         # int() cuts off, as the recipe of the data set does; the floor keeps 179.999 at 180.
-        return (
-            max(int(width * scale), min(width, self.min_side)),
-            max(int(height * scale), min(height, self.min_side)),
-        )
+        width, height = (max(int(s * scale), min(s, self.min_side)) for s in (width, height))
+        return width, height
 
     def to_dict(self) -> dict[str, float]:
         """Plain values for a JSON file."""
@@ -92,10 +90,8 @@ class CropRecipe:
 def read_recipe(folders: Iterable[str | Path]) -> CropRecipe:
     """The recipe that the crops of these folders were cut by, as 00 recorded it beside them.
 
-    A folder without a record is taken to follow the main data set's recipe, the default.
-
-    Raises:
-        ValueError: a record is damaged, or two folders were cut in different ways.
+    A folder without a record is taken to follow the main data set's recipe, the default. Raises
+    ValueError if a record is damaged, or if two folders were cut in different ways.
     """
     recipes: dict[CropRecipe, Path] = {}
     for folder in map(Path, folders):
@@ -126,10 +122,8 @@ def load_detector(recipe: CropRecipe | None = None) -> MTCNN:
     """Load the MTCNN that cut the main data set, on the CPU; its weights come with the package.
 
     A GPU rounds otherwise, and a face's box then lies up to 1.5 pixels beside its place: training
-    and inference would see other crops wherever one has a GPU and the other has none.
-
-    Raises:
-        ImportError: facenet-pytorch is not installed; says how to install it.
+    and inference would see other crops wherever one has a GPU and the other has none. Raises
+    ImportError if facenet-pytorch is missing; says how to install it.
     """
     try:
         from facenet_pytorch import MTCNN
@@ -175,14 +169,9 @@ class _MaxPool(torch.nn.Module):
 
 
 def cut_faces(detector: MTCNN, image: Image.Image, recipe: CropRecipe) -> list[Face]:
-    """Find and cut every face of a frame, the largest first; none is an empty list.
+    """Find and cut every face of a full frame, the largest first; `detector` has the same recipe.
 
     The crops have the very pixels that `MTCNN(...)(frame.resize(...), save_path=...)` writes.
-
-    Args:
-        detector: from `load_detector`, with the same recipe.
-        image: full frame.
-        recipe: how to shrink and cut.
     """
     small = shrink(image, recipe)
     return cut_at(small, find_faces(detector, small), recipe, image.size)
@@ -219,15 +208,13 @@ def find_faces(detector: MTCNN, small: Image.Image) -> list[Place]:
 def cut_at(
     small: Image.Image, places: Sequence[Place], recipe: CropRecipe, full: tuple[int, int]
 ) -> list[Face]:
-    """Cut faces whose places are known.
+    """Cut the faces at known places out of a shrunk frame.
 
     Args:
         small: the shrunk frame.
         places: of `find_faces`, for this frame or for one of the same size.
         recipe: how to cut.
         full: size (width, height) of the full frame, for the boxes.
-    Returns:
-        A face for each place.
     """
     from facenet_pytorch.models.utils.detect_face import extract_face
 
@@ -243,14 +230,13 @@ def face_side(box: Any, frame_size: tuple[Any, Any], recipe: CropRecipe) -> Any:
     """Shorter side of a face in pixels of the shrunk frame that it was cut from.
 
     Args:
-        box: (x1, y1, x2, y2) in pixels of the full frame, or many of them, shape (n, 4).
-        frame_size: width and height of the full frame in pixels, or one of each for every box.
+        box: (x1, y1, x2, y2) in pixels of the full frame, or many of them, shape (n, 4); then a
+            side for each is returned, shape (n,).
+        frame_size: width and height of the full frame in pixels, or of each box's, shapes (n,).
         recipe: how it was cut.
-    Returns:
-        A float, or an array (n,).
     """
     x1, y1, x2, y2 = np.moveaxis(np.asarray(box, dtype=float), -1, 0)
-    width, height = np.asarray(frame_size)
+    width, height = np.asarray(frame_size, dtype=float)
     shrunk = np.vectorize(lambda *size: recipe.shrunk(*size)[0], otypes=[float])(width, height)
     return np.minimum(x2 - x1, y2 - y1) * shrunk / width
 
@@ -311,12 +297,11 @@ class _Track:
 class Linker:
     """Numbers the people of a video frame by frame; keeps no more than where each was last.
 
-    Faces and tracks are paired such that most are paired and the sum of the costs is smallest: the
-    distance (of the centres over the mean side, to where the track was and was going) and how
-    little they look alike. A pair needs a distance of at most REACH sides, sides that differ by at
-    most a factor of GROWTH and looks that are not another's; or looks that are ALIKE, wherever the
-    face is, as after a cut. A face without a pair starts a track. A track that is out of sight
-    keeps its place.
+    Most faces are paired with tracks, at the smallest sum of costs: the distance of the centres
+    over the mean side (to where the track was and was going) and how little they look alike. A pair
+    needs a distance of at most REACH, sides that differ by at most a factor of GROWTH and looks
+    that are not another's; or looks that are ALIKE, wherever the face is, as after a cut. A face
+    without a pair starts a track. A track that is out of sight keeps its place.
     """
 
     def __init__(self) -> None:
@@ -324,12 +309,7 @@ class Linker:
         self.frame = -1
 
     def link(self, boxes: Sequence[Box], looks: Sequence[np.ndarray]) -> list[int]:
-        """Track numbers, from 1 in order of appearance, of the faces of the next frame.
-
-        Args:
-            boxes: (x1, y1, x2, y2) in pixels.
-            looks: of `look`, one a box.
-        """
+        """Track numbers, from 1 in order of appearance, of the next frame's faces and `look`s."""
         self.frame += 1
         places = [
             np.array([(x1 + x2) / 2, (y1 + y2) / 2, max((x2 - x1 + y2 - y1) / 2, 1e-6)])

@@ -9,9 +9,10 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,9 @@ from utils.run.jobs import prefetch, run_jobs
 
 NEEDED = ("path", "dataset", "video", "filename", "label", "original", "method", "split")
 METADATA, BOXES, RECIPE = "metadata.csv", "boxes.csv", "recipe.json"
-#: Where an extraction that is under way keeps its list of videos and its unfinished crops.
-PARTIAL = ".partial"
-#: A file for each finished video: what was found, and from what and how it was made.
-RECORDS = ".records"
+#: Where the crops of unfinished videos lie; and a file for each finished one: what was found, and
+#: from what and how it was made.
+PARTIAL, RECORDS = ".partial", ".records"
 #: Part of every fingerprint: a change of this package that changes crops or records raises it.
 VERSION = 2
 _detector = lru_cache(maxsize=1)(load_detector)
@@ -52,21 +52,17 @@ def find_example(
 ) -> tuple[Image.Image, list[Face]]:
     """The middle frame with most faces among `n` videos drawn by chance, and its faces.
 
-    A video that cannot be read is passed over. Raises ValueError if none can; says why.
+    A video that cannot be read is passed over. Raises ValueError if none can.
     """
-    found: list[tuple[Image.Image, list[Face]]] = []
-    reason = "the table is empty"
-    for path in videos["path"].sample(frac=1, random_state=seed):
-        try:
-            frame = next(sample_frames(path, 1))[2]
-        except (ValueError, OSError) as error:
-            reason = str(error)
-            continue
-        found.append((frame, cut_faces(_detector(recipe), frame, recipe)))
-        if len(found) == n:
-            break
+
+    def middles() -> Iterator[Image.Image]:
+        for path in videos["path"].sample(frac=1, random_state=seed):
+            with suppress(ValueError, OSError):
+                yield next(sample_frames(path, 1))[2]
+
+    found = [(f, cut_faces(_detector(recipe), f, recipe)) for f in islice(middles(), n)]
     if not found:
-        raise ValueError(f"none of {len(videos)} videos can be read: {reason}")
+        raise ValueError(f"none of {len(videos)} videos can be read: {videos['path'].tolist()[:3]}")
     return max(found, key=lambda example: len(example[1]))
 
 
@@ -210,7 +206,11 @@ def _remove_video(folder: Path, name: str) -> None:
     """First the crops: by its record a folder is known as ours."""
     if (folder / name).exists():
         shutil.rmtree(folder / name)
-    (folder / RECORDS / f"{name}.json").unlink(missing_ok=True)
+    _record(folder, name).unlink(missing_ok=True)
+
+
+def _record(folder: Path, name: str) -> Path:
+    return folder / RECORDS / f"{name}.json"
 
 
 def _write(table: pd.DataFrame, folder: Path, name: str) -> None:
@@ -232,17 +232,14 @@ class _Job:
     paired: bool = False
     pair: dict[str, Any] | None = None
 
-    @property
-    def record(self) -> Path:
-        """Where what was found is kept."""
-        return self.folder / RECORDS / f"{self.video}.json"
+    def blank(self) -> dict[str, Any]:
+        """The record of a video of which nothing is known yet."""
+        nothing = {"key": "", "reason": "", "note": "", "kept": False, "fps": None, "seconds": 0.0}
+        found = {"size": [None, None], "n_frames": 0, "faces": [], "places": []}
+        return {"video": self.video, **nothing, **found}
 
     def key(self) -> str:
-        """Fingerprint of the source file and of all that its crops follow from.
-
-        Raises:
-            OSError: there is no such file.
-        """
+        """Fingerprint of the source file and of all that its crops follow from; may be OSError."""
         source = os.stat(self.path)
         where = self.pair and (self.pair["size"], self.pair["places"])
         how = (self.recipe.to_dict(), self.frames_per_video, self.paired, where)
@@ -252,7 +249,7 @@ class _Job:
     def finished(self) -> dict[str, Any] | None:
         """The record of a former run, if its key still holds and its crops are all there."""
         try:
-            record = json.loads(self.record.read_text(encoding="utf-8"))
+            record = json.loads(_record(self.folder, self.video).read_text(encoding="utf-8"))
             crops = {crop_name(*row[:2]) for row in record["faces"]}
             present = set(os.listdir(self.folder / self.video)) if crops else set()
             return record if record["key"] == self.key() and crops == present else None
@@ -274,13 +271,7 @@ def _run(jobs: list[_Job], workers: int, scheduler: str) -> Iterator[dict[str, A
 def _lost(job: _Job) -> dict[str, Any]:
     _remove_video(job.folder, job.video)  # what a former run made in another way
     reason = "the process that cut it died again and again: too little memory, or a broken file"
-    return _blank(job) | {"reason": reason}
-
-
-def _blank(job: _Job) -> dict[str, Any]:
-    told: dict[str, Any] = {"video": job.video, "key": "", "fps": None, "size": [None, None]}
-    told |= {"n_frames": 0, "faces": [], "places": [], "seconds": 0.0}
-    return told | {"reason": "", "kept": False, "note": ""}
+    return job.blank() | {"reason": reason}
 
 
 def _extract(job: _Job) -> dict[str, Any]:
@@ -288,7 +279,7 @@ def _extract(job: _Job) -> dict[str, Any]:
     start = time.perf_counter()
     if record := job.finished():  # by a process that died before it could tell
         return record
-    record, made = _blank(job), job.folder / PARTIAL / job.video
+    record, made = job.blank(), job.folder / PARTIAL / job.video
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir(parents=True)
     torch_threads = torch.get_num_threads()
@@ -312,7 +303,7 @@ def _extract(job: _Job) -> dict[str, Any]:
     record["seconds"] = time.perf_counter() - start
     # The crops come as a whole, after the record: killed in between, it does not hold.
     _remove_video(job.folder, job.video)
-    with atomic_path(job.record) as temporary:
+    with atomic_path(_record(job.folder, job.video)) as temporary:
         temporary.write_text(json.dumps(record), encoding="utf-8")
     if record["faces"]:
         os.replace(made, job.folder / job.video)

@@ -18,6 +18,7 @@ import av
 import numpy as np
 from av.error import FFmpegError
 from PIL import ExifTags, Image, ImageOps
+from PIL.Image import DecompressionBombError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from utils.faces.decoding import decode, list_packets, open_video, read_frames
@@ -37,10 +38,7 @@ FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM
 #: pixels take 4 bytes each.
 MAX_PIXELS = 50_000_000
 #: What Pillow raises for files that are missing, broken, cut short or absurdly large.
-UNREADABLE = (
-    *(OSError, SyntaxError, ValueError, EOFError, struct.error),
-    Image.DecompressionBombError,
-)
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, DecompressionBombError)
 #: Threads of the encoder. x264 writes other bytes for another number of threads, so the number
 #: is fixed and does not follow the machine.
 ENCODER_THREADS = 2
@@ -121,8 +119,6 @@ def open_media(path: str, n_frames: int, *, threads: int = 0) -> Iterator[Frame]
         path: file.
         n_frames: frames wanted of a video or an animation; 0 means all.
         threads: of the video decoder; 0: as many as FFmpeg thinks fit.
-    Yields:
-        Frame number from 0, its time in seconds, and the RGB image upright as displayed.
     Raises:
         ValueError: the file cannot be judged; names it and says why.
     """
@@ -151,7 +147,7 @@ def is_image(path: str) -> bool:
     try:
         with Image.open(path, formats=_formats()):
             return True
-    except Image.DecompressionBombError:
+    except DecompressionBombError:
         return True
     except UNREADABLE:
         # A broken image is told as one; anything else is left to the video decoder.
@@ -197,11 +193,11 @@ def load_crop(path: str | Path) -> Image.Image:
 
 
 def read_image(file: str | Path | BinaryIO) -> Image.Image:
-    """The pixels of an image as they are used everywhere: upright RGB (see `to_rgb`).
+    """The pixels of an image as every road sees them (`to_rgb`), of an animation the first frame.
 
     Args:
-        file: a path, or an open binary file such as `BytesIO`. Of an animation the first frame is
-            read, of a JPEG over MAX_PIXELS every second, fourth or eighth pixel.
+        file: a path, or an open binary file such as `BytesIO`. A JPEG over MAX_PIXELS is read at
+            1/2, 1/4 or 1/8.
     Raises:
         ValueError: it cannot be read as an image, or has too many pixels; names it.
     """
@@ -223,7 +219,7 @@ def _opened(file: str | Path | BinaryIO) -> Iterator[Image.Image]:
 def _open_bounded(file: str | Path | BinaryIO) -> Image.Image:
     try:
         image: Image.Image = Image.open(file, formats=_formats())
-    except Image.DecompressionBombError:
+    except DecompressionBombError:
         # Pillow refuses by the size alone. A JPEG can be read in parts; nothing is decoded here.
         if not isinstance(file, str | Path):
             file.seek(0)
@@ -290,16 +286,14 @@ def sample_frames(
     """Yield evenly spaced frames of a whole video, or those of given numbers, one at a time.
 
     They are the very frames of decoding everything, but for a few of a long video little else is
-    decoded. A file that is cut short gives frames spread over the part that is there.
+    decoded. A file that is cut short gives frames spread over the part that is there. Frames are
+    upright as displayed (rotated if the file says so); pixels are not made square.
 
     Args:
         path: video file.
         n_frames: number of frames wanted; 0 means all.
         at: rising frame numbers from 0 instead; those past the end are left out.
         threads: of the decoder; 0: as many as FFmpeg thinks fit.
-    Yields:
-        Frame number from 0, its time in seconds after the first frame, and the RGB image upright
-        as displayed (rotated if the file says so; pixels are not made square).
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file holds no video stream or no frame that can be decoded.
@@ -356,7 +350,7 @@ def write_video(
     preset: str = "medium",
     sound_from: str | Path | None = None,
 ) -> Path:
-    """Write RGB frames as a video that browsers play (yuv420p, index at the front).
+    """Write RGB frames to `path` as a video that browsers play (yuv420p, index at the front).
 
     The same frames give the same bytes, on any number of cores. An odd width or height is made
     even by repeating the last column or row, because yuv420p halves both. `path` is replaced only
@@ -370,8 +364,6 @@ def write_video(
         preset: how hard the encoder tries to make it small, "ultrafast" to "veryslow".
         sound_from: file whose first audio stream is copied as it is, cut where the frames end;
             where it has none that can be read and that the container holds, the video is silent.
-    Returns:
-        `path`.
     Raises:
         ValueError: no frame at all, a frame of another size or type, or no H.264 encoder.
     """
@@ -388,8 +380,8 @@ def write_video(
     # processor with AVX-512.
     options |= {"crf": str(crf), "preset": preset, "x264-params": "mbtree=0"}
     flags = {"movflags": "+faststart"} if path.suffix.lower() in {".mp4", ".mov", ".m4v"} else {}
-    images = enumerate(frames)
-    _, first = next(images, (0, None))
+    images = iter(frames)
+    first = next(images, None)
     if first is None:
         raise ValueError(f"no frames to write to {path.name}")
     shape = (*np.shape(first)[:2], 3)
@@ -400,7 +392,7 @@ def write_video(
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         sound = _copy_sound(sound_from, container) if sound_from else iter(())
         packet = next(sound, None)
-        for index, image in chain([(0, first)], images):
+        for index, image in enumerate(chain([first], images)):
             if getattr(image, "dtype", None) != np.uint8 or image.shape != shape:
                 raise ValueError(
                     f"frame {index} must be uint8 of shape {shape}, "
@@ -421,10 +413,10 @@ def write_video(
 
 
 def _copy_sound(path: str | Path, container: av.container.OutputContainer) -> Iterator[av.Packet]:
-    """Packets of the first audio stream of a file, whose video starts at time 0.
+    """Packets of a file's first audio stream, as they are; time 0 is the start of its video.
 
-    The container gets a stream for them before the first one comes; no packet comes and no stream
-    is added where there is no sound, none that can be read, or none that the container can hold.
+    The container gets a stream for them before the first one comes. None comes where there is no
+    sound, none that can be read, or none that the container can hold.
     """
     # IndexError: no sound; ValueError, AttributeError: unknown to the container or to FFmpeg.
     missing = (OSError, FFmpegError, IndexError, ValueError, AttributeError)
