@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from utils.evaluation.explanation import can_explain, heat_maps, overlay
-from utils.faces.media import Frame, is_image, load_crop, open_media, probe, write_video
+from utils.faces.media import Frame, is_image, open_media, probe, read_image, write_video
 from utils.inference.answers import short_names
 from utils.inference.judging import Answer, Judge, recut
 from utils.report.figures import COLORS, MUTED, SHOWN, plot_image_grid, plot_people, plot_timeline
@@ -72,7 +72,7 @@ class Pictures:
             yield "faces", None
             return
         figure = plot_image_grid(
-            [load_crop(answer.input) for answer in judged],
+            [read_image(answer.input) for answer in judged],
             [f"{answer.decision} {answer.score:.2f}" for answer in judged],
             columns=8,
             colors=[COLORS.get(answer.decision, MUTED) for answer in judged],

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
-from utils.faces.media import load_valid_crop
+from utils.faces.media import load_crop
 from utils.model.network import fold_batch_norms, load_model
 from utils.run.machine import default_workers
 
@@ -196,7 +196,7 @@ class _Crops(Dataset):
         return len(self.paths)
 
     def __getitem__(self, row: int) -> torch.Tensor:
-        return self.transform(load_valid_crop(self.paths[row]))
+        return self.transform(load_crop(self.paths[row]))
 
 
 def load_scorer(folder: str | Path, *, device: torch.device) -> Scorer:

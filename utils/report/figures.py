@@ -20,6 +20,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
 
@@ -532,7 +533,7 @@ def plot_people(
 
 
 #: Axis labels of what should look alike in both classes.
-LOOKS = {
+FEATURES = {
     "brightness": "Mean brightness (0 black, 1 white)",
     "sharpness": "Sharpness (log10 variance of the Laplacian)",
     "width": "Width of the crop (pixels)",
@@ -541,8 +542,28 @@ LOOKS = {
 
 
 def plot_looks(crops: pd.DataFrame) -> Figure:
-    """`plot_feature_by_class` of each column of LOOKS, two in a row."""
+    """`plot_feature_by_class` of each column of FEATURES, two in a row."""
     figure, axes = plt.subplots(2, 2, figsize=(10, 8.6), layout="constrained")
-    for ax, (column, label) in zip(axes.flat, LOOKS.items(), strict=True):
+    for ax, (column, label) in zip(axes.flat, FEATURES.items(), strict=True):
         plot_feature_by_class(crops, column, label=label, ax=ax)
+    return figure
+
+
+def plot_detections(frame: Image.Image, faces: Sequence[Any]) -> Figure:
+    """A frame with the box of each face, and beside it the crops.
+
+    Args:
+        frame: the full frame.
+        faces: each with `box` (x1, y1, x2, y2) in its pixels, `probability` and `crop`.
+    """
+    n = max(1, len(faces))
+    figure, axes = plt.subplots(1, 1 + n, figsize=(10, 3.2), width_ratios=[1.8] + [1] * n)
+    draw_image(axes[0], frame, f"{frame.width} × {frame.height} pixels", None)
+    for ax, face in zip(axes[1:], faces):
+        x1, y1, x2, y2 = face.box
+        box = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color="#E69F00", lw=2)
+        axes[0].add_patch(box)
+        draw_image(ax, face.crop, f"P(face) {face.probability:.2f}", None)
+    for ax in axes[1 + len(faces) :]:
+        ax.set_axis_off()
     return figure

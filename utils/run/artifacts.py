@@ -43,7 +43,7 @@ ARTIFACTS = {
     "faces/boxes.csv": Artifact(
         "00_extract_faces", "video frame face track x1 y1 x2 y2 probability"
     ),
-    "faces/recipe.json": Artifact("00_extract_faces", "image_size margin scale align"),
+    "faces/recipe.json": Artifact("00_extract_faces", "image_size margin scale"),
     "index.csv": Artifact(
         "01_explore_data",
         "path dataset video frame face label source method split width height",

@@ -266,13 +266,13 @@ class Decision:
         if not self.abstention or low == high:
             return f"{text}, never UNSURE."
         text += f", UNSURE from {low:.3f} to {high:.3f}"
-        known = [self.abstention.get(key) for key in ("coverage", "error", "upper")]
-        if None in known:
+        if not {"coverage", "error", "upper"} <= self.abstention.keys():
             return f"{text}."
         return text + (
-            ": of the val videos {:.0%} are decided, {:.0%} of them wrongly. That is no promise: "
-            "with so few videos the error of new ones may be up to {:.0%} (one-sided 95% bound)."
-        ).format(*known)
+            ": of the val videos {coverage:.0%} are decided, {error:.0%} of them wrongly. That is no "
+            "promise: with so few videos the error of new ones may be up to {upper:.0%} (one-sided "
+            "95% bound)."
+        ).format(**self.abstention)
 
     @property
     def caution(self) -> str:
