@@ -269,9 +269,9 @@ class Decision:
         if not {"coverage", "error", "upper"} <= self.abstention.keys():
             return f"{text}."
         return text + (
-            ": of the val videos {coverage:.0%} are decided, {error:.0%} of them wrongly. That is no "
-            "promise: with so few videos the error of new ones may be up to {upper:.0%} (one-sided "
-            "95% bound)."
+            ": of the val videos {coverage:.0%} are decided, {error:.0%} of them wrongly. That is "
+            "no promise: with so few videos the error of new ones may be up to {upper:.0%} "
+            "(one-sided 95% bound)."
         ).format(**self.abstention)
 
     @property
