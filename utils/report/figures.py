@@ -520,7 +520,7 @@ def plot_people(
 
 
 #: Axis labels of what should look alike in both classes.
-LOOKS = {
+FEATURES = {
     "brightness": "Mean brightness (0 black, 1 white)",
     "sharpness": "Sharpness (log10 variance of the Laplacian)",
     "width": "Width of the crop (pixels)",
@@ -529,8 +529,8 @@ LOOKS = {
 
 
 def plot_looks(crops: pd.DataFrame) -> Figure:
-    """`plot_feature_by_class` of each column of LOOKS, two in a row."""
+    """`plot_feature_by_class` of each column of FEATURES, two in a row."""
     figure, axes = plt.subplots(2, 2, figsize=(10, 8.6), layout="constrained")
-    for ax, (column, label) in zip(axes.flat, LOOKS.items(), strict=True):
+    for ax, (column, label) in zip(axes.flat, FEATURES.items(), strict=True):
         plot_feature_by_class(crops, column, label=label, ax=ax)
     return figure
