@@ -95,9 +95,9 @@ def test_feature_is_scaled_within_each_class():
 
 
 def test_looks_are_drawn_by_class_each_with_its_unit():
-    table = pd.DataFrame({column: [1.0, 2.0] for column in figures.LOOKS})
+    table = pd.DataFrame({column: [1.0, 2.0] for column in figures.FEATURES})
     drawn = figures.plot_looks(table.assign(label=["REAL", "FAKE"])).axes
-    assert [ax.get_xlabel() for ax in drawn] == list(figures.LOOKS.values())
+    assert [ax.get_xlabel() for ax in drawn] == list(figures.FEATURES.values())
     assert all(len(legend(ax)) == 2 for ax in drawn)
 
 
