@@ -483,7 +483,7 @@ def _read_boxes(folder: Path) -> pd.DataFrame:
 
     columns = ["filename", "dataset", "width", "height"]
     films = read_text_csv(listing) if listing.is_file() else pd.DataFrame(columns=columns)
-    films = films.reindex(columns=columns).fillna("").assign(video=films["filename"].map(stem))
+    films = films.reindex(columns=columns, fill_value="").assign(video=films["filename"].map(stem))
     sizes = films[["width", "height"]].apply(pd.to_numeric, errors="coerce").to_numpy()
     films["scale"] = [recipe.shrunk(w, h)[0] / w if min(w, h) > 0 else np.nan for w, h in sizes]
     films = films.drop_duplicates("video").set_index("video")

@@ -134,4 +134,9 @@ def _elsewhere(rows: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
     }
 
 
-_TABLES = {"scores": _scores, "baselines": _baselines, "rules": _rules, "elsewhere": _elsewhere}
+_TABLES: dict[str, Callable[[Any], dict[str, dict[str, str]]]] = {
+    "scores": _scores,
+    "baselines": _baselines,
+    "rules": _rules,
+    "elsewhere": _elsewhere,
+}
