@@ -1,4 +1,3 @@
-import copy
 import os
 import signal
 import time
@@ -11,8 +10,9 @@ import torch
 from PIL import Image
 
 from benchmarks.kill_resume import compare, run_until_done
-from utils.model.network import build_model, load_model, save_model
-from utils.model.scoring import eval_transform, make_loader, model_transform, predict_logits
+from utils.faces.media import load_crop
+from utils.model.network import build_model
+from utils.model.scoring import model_transform
 from utils.run.artifacts import ARTIFACTS
 from utils.training.augmentation import POLICIES
 from utils.training.batches import CropSet, CropTable
@@ -23,7 +23,6 @@ from utils.training.store import open_store
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-PLAIN = eval_transform(image_size=32, mean=[0.5] * 3, std=[0.5] * 3)
 Y_TRUE = [0, 1] * 10
 CONFIG = TrainConfig(
     epochs=3, batch_size=5, learning_rate=3e-3, frames_per_video=0, precision="float32", seed=1
@@ -92,8 +91,9 @@ def train(folder, paths, config=CONFIG, *, model=None, y_train=Y_TRUE, y_val=Y_T
 
 
 def val_loss(model, paths, y_val, weight=None):
-    loader = make_loader(paths, y_val, model_transform(model), batch_size=20)
-    images, targets, _ = next(iter(loader))
+    transform = model_transform(model)
+    images = torch.stack([transform(load_crop(path)) for path in paths])
+    targets = torch.tensor(y_val)
     with torch.inference_mode():
         logits = model.eval()(images)
     weight = weight and torch.tensor(weight)
@@ -528,63 +528,3 @@ def test_a_gpu_stops_at_a_loss_that_is_no_number(paths, tmp_path):
     torch.nn.init.constant_(model.get_classifier().weight, float("nan"))
     with pytest.raises(FloatingPointError, match="epoch 1, step 0"):
         train(tmp_path, paths, model=model, device=GPU)
-
-
-@gpu
-def test_a_gpu_predicts_what_a_cpu_predicts(learned, paths):
-    model = copy.deepcopy(learned[1])
-    loader = make_loader(paths, Y_TRUE, model_transform(model), batch_size=7)
-    ours = predict_logits(model, loader, device=GPU, progress=False)
-    theirs = predict_logits(model.cpu(), loader, device=CPU, progress=False)
-    assert np.abs(ours - theirs).max() < 0.1
-
-
-# predictions
-
-
-class Brightness(torch.nn.Module):
-    """Logits (-m, 2 m) of the mean brightness m; training would crash it."""
-
-    def forward(self, images):
-        assert not self.training
-        mean = images.mean((1, 2, 3))
-        return torch.stack([-mean, 2 * mean], 1)
-
-
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_predictions_are_logits_of_fake_in_the_order_of_the_rows(tmp_path, num_workers):
-    levels = [200, 0, 255, 51, 102]
-    for row, level in enumerate(levels):
-        Image.new("RGB", (8, 8), (level,) * 3).save(tmp_path / f"{9 - row}.png")
-    rows = [str(tmp_path / f"{9 - row}.png") for row in range(5)]
-    change = eval_transform(image_size=8, mean=[0] * 3, std=[1] * 3)
-    loader = make_loader(rows, [0] * 5, change, batch_size=2, num_workers=num_workers)
-    logits = predict_logits(Brightness().train(), loader, device=CPU, progress=False)
-    assert logits.dtype == np.float64
-    assert logits.tolist() == pytest.approx([3 * level / 255 for level in levels], abs=1e-5)
-
-
-def test_prediction_does_not_depend_on_the_batch_size(learned, paths):
-    _, model, _ = learned
-    alone, together = (
-        predict_logits(
-            model, make_loader(paths, Y_TRUE, PLAIN, batch_size=n), device=CPU, progress=False
-        )
-        for n in (1, 20)
-    )
-    assert alone == pytest.approx(together, abs=1e-4)
-
-
-def test_predicting_nothing_gives_nothing():
-    loader = make_loader([], [], PLAIN, batch_size=4)
-    assert predict_logits(Brightness(), loader, device=CPU, progress=False).shape == (0,)
-
-
-def test_trained_model_answers_the_same_after_saving_and_loading(learned, paths, tmp_path):
-    _, model, _ = learned
-    again, _ = load_model(save_model(model, tmp_path / "model", extra={}, card=""))
-    loader = make_loader(paths, Y_TRUE, model_transform(model), batch_size=8)
-    before = predict_logits(model, loader, device=CPU, progress=False)
-    assert predict_logits(again, loader, device=CPU, progress=False) == pytest.approx(
-        before, abs=1e-5
-    )
