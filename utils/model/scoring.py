@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
@@ -123,8 +122,6 @@ def make_loader(
 
 #: How Accelerate calls them.
 NAMES = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
-#: bfloat16 has to be this much faster on a CPU, so that noise does not choose between equals.
-MARGIN = 1.25
 
 
 def mixed_precision(device: torch.device, wanted: str = "auto") -> str:
@@ -133,37 +130,22 @@ def mixed_precision(device: torch.device, wanted: str = "auto") -> str:
     Args:
         device: of `get_device`.
         wanted: "float32", "bfloat16", "float16", or "auto": on a GPU bfloat16 where it has that in
-            hardware, else float16; on a CPU bfloat16 where a short measurement finds it faster.
+            hardware, else float16; elsewhere float32.
     """
     if wanted != "auto":
         return NAMES[wanted]
     if device.type == "cuda":
         # is_bf16_supported() also says yes to emulation, as on a T4; the capability does not.
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
-    if device.type == "cpu" and _seconds("cpu", True) * MARGIN < _seconds("cpu", False):
-        return "bf16"
     return "no"
 
 
-def _seconds(device: str, autocast: bool) -> float:
-    """The fastest of three forward and backward passes of what EfficientNets are made of."""
-    rng_state = torch.get_rng_state()
-    layers = torch.nn.Sequential(
-        torch.nn.Conv2d(24, 96, 1, bias=False),
-        torch.nn.Conv2d(96, 96, 3, padding=1, groups=96, bias=False),
-        torch.nn.SiLU(),
-        torch.nn.Conv2d(96, 24, 1, bias=False),
-    ).to(memory_format=torch.channels_last)
-    images = torch.randn(4, 24, 32, 32).to(memory_format=torch.channels_last)
-    torch.set_rng_state(rng_state)
-    best = float("inf")
-    for _ in range(4):  # the first one prepares kernels
-        start = time.perf_counter()
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=autocast):
-            loss = layers(images).float().square().mean()
-        loss.backward()
-        best = min(best, time.perf_counter() - start)
-    return best
+@torch.inference_mode()
+def loss_of(model: torch.nn.Module, images: torch.Tensor, targets: torch.Tensor) -> float:
+    """Cross-entropy of a batch, on the CPU; images (B, H, W, 3) uint8, targets (B,)."""
+    facts = timm.data.resolve_model_data_config(model)
+    inputs = normalise(images, facts["mean"], facts["std"], torch.device("cpu"))
+    return torch.nn.functional.cross_entropy(model.eval()(inputs), targets).item()
 
 
 @torch.inference_mode()
@@ -172,8 +154,7 @@ def predict_logits(
 ) -> np.ndarray:
     """The logit of FAKE for every crop: log P(FAKE) - log P(REAL), before calibration.
 
-    On a CPU in float32: a score should not depend on what a measurement found faster. There, a copy
-    of the model computes, its batch norms folded, which is a quarter faster.
+    On a CPU a copy of the model computes, its batch norms folded, which is a quarter faster.
 
     Args:
         model: two logits, REAL and FAKE.
@@ -185,7 +166,7 @@ def predict_logits(
     if device.type == "cpu" and any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules()):
         model = fold_batch_norms(copy.deepcopy(model))
     model = model.to(device).to(memory_format=torch.channels_last).eval()
-    precision = "no" if device.type == "cpu" else mixed_precision(device)
+    precision = mixed_precision(device)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float16
     logits = [torch.empty(0, 2)]
     for images, _, _ in tqdm(loader, desc="score", unit="batch", disable=not progress):
