@@ -42,14 +42,14 @@ from utils.run.machine import default_workers
 from utils.stats.metrics import paired_bootstrap
 from utils.training.augmentation import POLICIES, Policy
 from utils.training.batches import BatchPlan, CropSet
-from utils.training.fitting import decode_crops, fit, read_training_index
+from utils.training.fitting import fit, read_crops
 from utils.training.recipes import RECIPES, TrainConfig
 from utils.training.store import resized
 
 Variant = tuple[TrainConfig, Policy]
 REFERENCE: Variant = (RECIPES["reference"], POLICIES["reference"])
 STRONG: Variant = (RECIPES["strong"], POLICIES["reference"])
-#: Corruptions of `utils.robustness`, each crop once by each.
+#: Corruptions of `utils.evaluation.robustness`, each crop once by each.
 DEGRADED = (("jpeg", 50), ("blur", 2), ("downscale", 0.25), ("noise", 10))
 FRAMES = 16
 #: Crops that are scored at once.
@@ -128,12 +128,8 @@ def _draw(file: Path, part: list[tuple[int, tuple[str, str]]]) -> None:
 
 def epochs_of(variant: Variant, train: CropSet, crops: int) -> int:
     """Epochs that show about as many crops; pairs and balance make short ones."""
-    config = variant[0]
-    plan = BatchPlan(
-        train.table, batch_size=config.batch_size, frames_per_video=config.frames_per_video,
-        balanced=bool(config.balanced), pairs=bool(config.pairs),
-    )  # fmt: skip
-    return max(1, round(crops / sum(plan.sizes)))
+    config, _ = variant
+    return max(1, round(crops / sum(BatchPlan(train.table, config).sizes)))
 
 
 def train_and_score(study: Study, run: tuple[str, Variant, int]) -> tuple[str, int, np.ndarray]:
@@ -145,12 +141,12 @@ def train_and_score(study: Study, run: tuple[str, Variant, int]) -> tuple[str, i
     model = build_model(args.model, image_size=args.image_size, pretrained=args.pretrained)
     device = machine.get_device()
     with tempfile.TemporaryDirectory() as folder:
-        fit(
-            model, study.train, study.val, config, policy=policy, folder=folder, device=device,
+        trained, _ = fit(
+            model, study.train, study.val, config, policy=policy, output=folder, device=device,
             num_workers=args.workers if args.processes == 1 else 0,
             progress=sys.stderr.isatty() and args.processes == 1,
         )  # fmt: skip
-    facts = resolve_model_data_config(model)
+    facts = resolve_model_data_config(trained)
     pixels = np.load(study.pixels, mmap_mode="r")
     batches = (pixels[i : i + BATCH] for i in range(0, len(pixels), BATCH))
     images = (
@@ -160,7 +156,7 @@ def train_and_score(study: Study, run: tuple[str, Variant, int]) -> tuple[str, i
     return (
         f"{name}, seed {seed}",
         epochs,
-        predict_logits(model, images, device=device, progress=False),
+        predict_logits(trained, images, device=device, progress=False),
     )  # type: ignore[arg-type]
 
 
@@ -244,10 +240,10 @@ def main() -> int:
     variants = {"strong": STRONG, "reference": REFERENCE, **ABLATIONS}
     if args.only or not args.ablate:
         variants = {name: variants[name] for name in ("strong", *(args.only or ["reference"]))}
-    index = read_training_index(args.output, frames_stored=64, frames_per_video=FRAMES)
-    train, val = decode_crops(index, args.data, args.output / "store", image_size=args.image_size)
+    frames = {"frames_stored": 64, "frames_per_video": FRAMES}
+    _, train, val = read_crops(args.output, args.data, image_size=args.image_size, **frames)
     rows = scored_rows(args.output)
-    study = Study(args, train, val, args.output / "store" / "scored.npy")
+    study = Study(args, train, val, args.output / "scored.npy")
     draw_pixels(rows, args.data, args.image_size, study.pixels)
     scores = rows[KEYS].copy()
     runs = [(n, variant, seed) for seed in range(args.seeds) for n, variant in variants.items()]

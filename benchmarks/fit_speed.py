@@ -22,7 +22,7 @@ import torch
 from benchmarks.crops import bench_crops
 from utils.model.network import build_model
 from utils.model.scoring import mixed_precision
-from utils.run.machine import default_workers, get_device
+from utils.run.machine import get_device
 from utils.training.augmentation import POLICIES
 from utils.training.batches import CropSet, CropTable
 from utils.training.fitting import fit
@@ -72,7 +72,8 @@ def epochs_of_fit(train: CropSet, val: CropSet, folder: Path, size: int) -> tupl
     """
     bare = Interleaved(size)
     model = build_model(MODEL, image_size=size, pretrained=False)
-    model.register_forward_pre_hook(bare)
+    # A function, which a copy of the model shares.
+    model.register_forward_pre_hook(lambda network, inputs: bare(network, inputs))
     ends: list[tuple[float, float, int]] = []
     fit(
         model,
@@ -80,9 +81,8 @@ def epochs_of_fit(train: CropSet, val: CropSet, folder: Path, size: int) -> tupl
         val,
         make_config("reference", epochs=EPOCHS, batch_size=BATCH, frames_per_video=0),
         policy=POLICIES["reference"],
-        folder=folder / "checkpoint",
+        output=folder,
         device=get_device(),
-        num_workers=default_workers(get_device()),
         processes=1,
         on_epoch=lambda _: ends.append((time.perf_counter(), bare.seconds, bare.steps)),
         progress=False,

@@ -36,7 +36,7 @@ from utils.training.store import CropStore
 MEASURED = ["images_per_s", "data_wait_s", "compute_s", "peak_memory_mb", "elapsed_s"]
 CROPS, SIDE = 48, 32
 #: What the strong recipe lacks and a resumed run has to keep.
-COSINE = {"schedule": "cosine", "warm_up": 0.05}
+CHANGES = {"schedule": "cosine", "warm_up": 0.05, "ema": 0.9}
 
 
 @dataclass
@@ -69,15 +69,16 @@ def train(folder: Path) -> None:
     crops = draw_crops(folder)
     model = build_model("test_efficientnet", image_size=SIDE, pretrained=False)
     model.drop_rate = 0.3
-    history = fit(
+    model, history = fit(
         model,
         crops,
         crops,
-        make_config("strong", epochs=8, batch_size=8, ema=0.9, precision="float32", **COSINE),
+        make_config("strong", CHANGES, epochs=8, batch_size=8, precision="float32"),
         policy=POLICIES["robust"],
-        folder=folder / "checkpoint",
+        output=folder,
         device=torch.device("cpu"),
-        resume=folder / "checkpoint",
+        resume=True,
+        num_workers=0,
         checkpoint_minutes=0,  # a state after every step
         progress=False,
     )

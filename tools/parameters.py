@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import ast
-import difflib
+import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import nbformat
+
+from utils.training.augmentation import make_policy
+from utils.training.recipes import SETTINGS, TrainConfig, make_config, unknown
+
+#: A word without quotes in a list or dictionary: a shell may have taken them.
+BARE_WORD = re.compile(r"(?<![\w.])[A-Za-z_]\w*(?:\.\w+)*")
 
 
 def notebook_parameters(path: str | Path) -> dict[str, Any]:
@@ -42,7 +48,7 @@ def _assignment(line: ast.stmt) -> tuple[str, Any]:
 
 
 def parse_overrides(text: str) -> dict[str, dict[str, str]]:
-    """Read "03_train.EPOCHS=2 03_train.IMAGE_SIZE=96"; quotes work as in a shell."""
+    """Read "03_train.EPOCHS=2 03_train.CHANGES.ema=0.99"; quotes work as in a shell."""
     try:
         items = shlex.split(text)
     except ValueError as error:
@@ -58,23 +64,48 @@ def parse_overrides(text: str) -> dict[str, dict[str, str]]:
 
 
 def checked_parameters(path: Path, *layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge layers of overrides, the last one wins, and give each value its parameter's type."""
+    """Merge layers of overrides, the last one wins, and give each value its parameter's type.
+
+    A dictionary is merged key by key; NAME.key sets one of its keys.
+
+    Raises:
+        ValueError: an unknown name or key, a value of the wrong type, or one that the recipe or the
+            policy of the notebook refuses.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"notebook {path} is missing")
     defaults = notebook_parameters(path)
     values: dict[str, Any] = {}
-    for name, value in (item for layer in layers for item in layer.items()):
-        if name not in defaults:
-            raise ValueError(unknown(f"parameter of {path.stem}", name, defaults))
+    for given, value in (item for layer in layers for item in layer.items()):
+        name, dot, key = given.partition(".")
+        if name not in defaults or (dot and not isinstance(defaults[name], dict)):
+            raise ValueError(unknown(f"parameter of {path.stem}", given, defaults))
         try:
-            values[name] = _typed(value, defaults[name])
-        except ValueError:
-            kind = type(defaults[name]).__name__
+            typed = _typed({key: _literal(value)} if dot else value, defaults[name])
+        except ValueError as error:
+            kind, reason = type(defaults[name]).__name__, f": {error}" * bool(str(error))
             raise ValueError(
                 f"{path.stem}.{name} must be of type {kind} (default {defaults[name]!r}), "
-                f"not {value!r}"
+                f"not {value!r}{reason}"
             ) from None
+        if isinstance(typed, dict):
+            typed = {**defaults[name], **values.get(name, {}), **typed}
+        values[name] = typed
+    chosen = defaults | values
+    try:
+        if "RECIPE" in chosen:
+            config_of(chosen)
+        if "POLICY" in chosen:
+            make_policy(chosen["POLICY"], chosen["CHANGES"])
+    except ValueError as error:
+        raise ValueError(f"{path.stem}: {error}") from None
     return values
+
+
+def config_of(parameters: Mapping[str, Any]) -> TrainConfig:
+    """What 03 trains with, by its parameters. Raises ValueError as `make_config` does."""
+    settings = {name: parameters[name.upper()] for name in SETTINGS}
+    return make_config(parameters["RECIPE"], parameters["CHANGES"], **settings)
 
 
 def _typed(value: Any, default: Any) -> Any:
@@ -84,31 +115,47 @@ def _typed(value: Any, default: Any) -> Any:
         if isinstance(value, str):
             value = _items(value) if value[:1] in ("[", "(") else [value]
         if not isinstance(value, list | tuple):
-            raise ValueError(value)
-        return [_typed(item, default[0]) if default else item for item in value]
-    if isinstance(value, str) and kind is not str:
-        text = value.title() if kind is bool else value
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            value = text
+            raise ValueError
+        return _plain([_typed(item, default[0]) if default else item for item in value])
+    if kind is dict:
+        value = _literal(value)
+        if isinstance(value, str):
+            value = _literal(BARE_WORD.sub(lambda word: repr(_literal(word[0])), value))
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            raise ValueError
+        for item in value.values():
+            _plain(item if isinstance(item, list) else [item])
+        return value
+    if kind is not str:
+        value = _literal(value)
     if kind is float and type(value) is int:
         value = float(value)
     if default is not None and (type(value) is not kind or value == "None"):
-        raise ValueError(value)
+        raise ValueError
     return value
+
+
+def _literal(value: Any) -> Any:
+    """What a text spells; itself where it spells nothing or is none."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return ast.literal_eval(value.title() if value.lower() in ("true", "false") else value)
+    except (ValueError, SyntaxError, TypeError):
+        return value
 
 
 def _items(text: str) -> Any:
     """Read a list; a shell may have taken the quotes around its strings."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    value = _literal(text)
+    if isinstance(value, str):
         return [item.strip() for item in text.strip("[()]").split(",")]
+    return value
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Say that nothing of that kind is called `name`, and what comes nearest."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f", did you mean {near[0]}?" if near else "."
-    return f"no {kind} is called {name!r}{hint} Known: {', '.join(known)}"
+def _plain(items: list[Any]) -> list[Any]:
+    """Refuse what papermill would write into the notebook as code."""
+    for item in items:
+        if not isinstance(item, str | int | float):
+            raise ValueError(f"{item!r} is no text, number, True or False")
+    return items

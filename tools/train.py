@@ -10,36 +10,19 @@ On several machines, on each of them:
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 
-from tools.parameters import checked_parameters, notebook_parameters, parse_overrides
+from tools.parameters import checked_parameters, config_of, notebook_parameters, parse_overrides
 from utils.model.network import build_model
 from utils.run.artifacts import data_folder
-from utils.run.machine import (
-    default_workers,
-    get_device,
-    output_folder,
-    seed_everything,
-    time_budget,
-)
-from utils.training.checkpoints import find_checkpoint
-from utils.training.fitting import (
-    decode_crops,
-    epoch_line,
-    fit,
-    read_policy,
-    read_training_index,
-    save_run,
-)
-from utils.training.recipes import TrainConfig, make_config
-from utils.training.store import store_folder
+from utils.run.machine import get_device, output_folder, seed_everything
+from utils.training.fitting import fit, read_crops, read_policy, save_run
+from utils.training.loop import is_first
 
 NOTEBOOK = Path(__file__).resolve().parent.parent / "notebooks" / "03_train.ipynb"
 
@@ -51,16 +34,22 @@ def train_from_parameters(p: Mapping[str, Any]) -> None:
         p: its parameters by name, all of them.
     """
     output = output_folder(p["OUTPUT"])
-    device = get_device(p["DEVICE"])
-    index = read_training_index(
-        output,
-        frames_stored=p["FRAMES_STORED"],
-        frames_per_video=p["FRAMES_PER_VIDEO"],
-        shuffle_labels=p["SHUFFLE_LABELS"],
-        seed=p["SEED"],
-    )
-    policy = read_policy(output)
     data = data_folder(p["DATA"], output)
+    device = get_device(p["DEVICE"])
+    # One process of each machine decodes; the others find the store when it is whole.
+    with PartialState(cpu=device.type == "cpu").local_main_process_first():
+        policy, _ = read_policy(output)
+        index, train_set, val_set = read_crops(
+            output,
+            data,
+            image_size=p["IMAGE_SIZE"],
+            store=p["STORE"],
+            frames_stored=p["FRAMES_STORED"],
+            frames_per_video=p["FRAMES_PER_VIDEO"],
+            shuffle_labels=p["SHUFFLE_LABELS"],
+            seed=p["SEED"],
+        )
+    config = config_of(p)
     seed_everything(p["SEED"])
     model = build_model(
         p["MODEL_NAME"],
@@ -68,32 +57,24 @@ def train_from_parameters(p: Mapping[str, Any]) -> None:
         pretrained=p["PRETRAINED"],
         weights=p["WEIGHTS"],
     )
-    config = make_config(p["RECIPE"], **{f.name: p[f.name.upper()] for f in fields(TrainConfig)})
-    # One process of each machine decodes; the others find the store when it is whole.
-    with PartialState(cpu=device.type == "cpu").local_main_process_first():
-        train_set, val_set = decode_crops(
-            index, data, store_folder(output, p["STORE"]), image_size=p["IMAGE_SIZE"]
-        )
-    first = int(os.environ.get("RANK", "0")) == 0
-    history = fit(
+    trained, history = fit(
         model,
         train_set,
         val_set,
         config,
         policy=policy,
-        folder=output / "checkpoint",
+        output=output,
         device=device,
-        resume=find_checkpoint(output) if p["RESUME"] else None,
-        num_workers=default_workers(device) if p["NUM_WORKERS"] < 0 else p["NUM_WORKERS"],
+        resume=p["RESUME"],
+        num_workers=p["NUM_WORKERS"],
         processes=p["PROCESSES"],
         checkpoint_minutes=p["CHECKPOINT_MINUTES"],
-        time_budget_min=time_budget(p["TIME_BUDGET_MIN"]),
-        on_epoch=lambda past: print(epoch_line(past.iloc[-1], config.epochs), flush=True),
-        progress=first and sys.stderr.isatty(),
+        time_budget_min=p["TIME_BUDGET_MIN"],
+        progress=None,
     )
-    if first:
+    if is_first():
         save_run(
-            model,
+            trained,
             history,
             index,
             data,

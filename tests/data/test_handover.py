@@ -1,11 +1,14 @@
 """What an earlier notebook hands on is found, brought along, or made again."""
 
+import json
+
 import pytest
 
 from utils.inference import answers
 from utils.model import network
 from utils.run import artifacts, machine
 from utils.training import fitting
+from utils.training.augmentation import POLICIES
 
 
 @pytest.fixture
@@ -23,14 +26,19 @@ def touch(folder, *names):
 
 
 def test_a_policy_that_is_nowhere_is_the_reference(tmp_path, attached):
-    assert "`reference`" in fitting.ensure_policy(tmp_path)
-    assert artifacts.read_json(tmp_path, "augment.json")["policy"] == "reference"
+    policy, said = fitting.read_policy(tmp_path)
+    assert "`reference`" in said
+    assert policy == POLICIES["reference"]
+    assert artifacts.read_json(tmp_path, "augment.json") == json.loads(json.dumps(policy.to_dict()))
 
 
 def test_an_attached_policy_is_brought_along(tmp_path, attached):
-    touch(attached / "run", "augment.json")
-    assert str(attached / "run") in fitting.ensure_policy(tmp_path / "out")
-    assert (tmp_path / "out" / "augment.json").read_text() == "augment.json of run"
+    (attached / "run").mkdir()
+    artifacts.write_json(POLICIES["robust"].to_dict(), attached / "run", "augment.json")
+    policy, said = fitting.read_policy(tmp_path / "out")
+    assert str(attached / "run") in said
+    assert policy == POLICIES["robust"]
+    assert (tmp_path / "out" / "augment.json").is_file()
 
 
 MODEL = ("config.json", "model.safetensors")

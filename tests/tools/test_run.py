@@ -8,6 +8,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from click.testing import CliRunner
+from papermill.cli import papermill as papermill_command
 
 from tools import run
 from tools.parameters import checked_parameters, notebook_parameters, parse_overrides
@@ -23,6 +25,8 @@ KINDS = ["jpeg"]
 SIZES = [1, 2]
 LIMIT = None
 DIVISOR = 1
+PATHS = []
+CHANGES = {"kept": 1}
 """
 RECORD = """import json, os, sys
 with open(OUTPUT + "/calls.jsonl", "a") as calls:
@@ -137,7 +141,7 @@ def test_kernels_are_of_this_interpreter_and_keep_figures(full_run):
 
 @pytest.mark.parametrize(
     "settings",
-    [["03_train.EPOCHS=2 02_augment.FLIP=0"], ["03_train.EPOCHS=2", "02_augment.FLIP=0"]],
+    [["03_train.EPOCHS=2 02_augment.SEED=1"], ["03_train.EPOCHS=2", "02_augment.SEED=1"]],
 )
 def test_set_takes_one_text_or_several(settings, monkeypatch):
     seen = []
@@ -148,7 +152,7 @@ def test_set_takes_one_text_or_several(settings, monkeypatch):
 
     monkeypatch.setattr(run, "run_pipeline", record)
     assert main(["--set", *settings, "--data", "x"]) == 2
-    assert seen == [{"03_train": {"EPOCHS": "2"}, "02_augment": {"FLIP": "0"}}]
+    assert seen == [{"03_train": {"EPOCHS": "2"}, "02_augment": {"SEED": "1"}}]
 
 
 def test_summary_names_report_auc_threshold_and_model(full_run):
@@ -292,6 +296,17 @@ def test_a_folder_that_the_demo_did_not_draw_is_left_alone(demo, notebooks, exec
         ("SIZES=3", [3]),
         ("LIMIT=None", None),
         ("LIMIT=12", 12),
+        ("PATHS=['/a b','/c']", ["/a b", "/c"]),
+        ("CHANGES.rate=3e-4", {"kept": 1, "rate": 0.0003}),
+        ("CHANGES.kept=adamw", {"kept": "adamw"}),
+        ("CHANGES.pairs=true", {"kept": 1, "pairs": True}),
+        ("CHANGES.scale=[0.8,1]", {"kept": 1, "scale": [0.8, 1]}),
+        ("CHANGES={'ema':0.99}", {"kept": 1, "ema": 0.99}),
+        (
+            "CHANGES={rate:3e-4,how:cosine,pairs:true}",
+            {"kept": 1, "rate": 3e-4, "how": "cosine", "pairs": True},
+        ),
+        ("CHANGES={}", {"kept": 1}),
     ],
 )
 def test_text_takes_the_type_of_its_parameter(text, value, notebooks):
@@ -316,11 +331,82 @@ def test_text_takes_the_type_of_its_parameter(text, value, notebooks):
         ("KINDS", [1]),
         ("KINDS", {"a": 1}),
         ("SIZES", "[1,two]"),
+        ("PATHS", [["a"]]),
+        ("PATHS", [{1, 2}]),
+        ("CHANGES", "ema"),
+        ("CHANGES", 3),
+        ("CHANGES", {1: 2}),
+        ("CHANGES", {"a": (1, 2)}),
+        ("CHANGES", {"a": {"b": 1}}),
+        ("CHANGES", {"a": [[1]]}),
+        ("CHANGES", {"a": None}),
+        ("CHANGES", {"a": Path("b")}),
+        ("CHANGES.a", "{1, 2}"),
     ],
 )
 def test_wrong_types_are_refused(name, value, notebooks):
-    with pytest.raises(ValueError, match=f"03_train.{name} must be of type"):
+    with pytest.raises(ValueError, match=f"03_train.{name.split('.')[0]} must be of type"):
         checked_parameters(notebooks / "03_train.ipynb", {name: value})
+
+
+def test_dictionaries_of_several_layers_merge_key_by_key_and_the_last_wins(notebooks):
+    layers = ({"CHANGES": {"a": 1, "b": 2}}, {"CHANGES.b": "3"}, {"CHANGES": "{'c': 4}"})
+    values = checked_parameters(notebooks / "03_train.ipynb", *layers)
+    assert values == {"CHANGES": {"kept": 1, "a": 1, "b": 3, "c": 4}}
+
+
+def test_a_key_of_what_is_no_dictionary_is_unknown(notebooks):
+    with pytest.raises(ValueError, match=r"is called 'EPOCHS\.a'"):
+        checked_parameters(notebooks / "03_train.ipynb", {"EPOCHS.a": "1"})
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "message"),
+    [
+        ("03_train", [{"CHANGES.learning_rat": "1"}], "03_train: .*did you mean learning_rate"),
+        ("03_train", [{"CHANGES": {"ema": "0.9"}}], "03_train: ema '0.9' is not a number"),
+        ("03_train", [{"CHANGES.ema": "1"}], r"03_train: ema 1 is not in \[0, 1\)"),
+        ("03_train", [{"RECIPE": "best"}], "03_train: no recipe is called 'best'"),
+        ("03_train", [{"PRECISION": "int8"}], "03_train: precision 'int8'"),
+        ("02_augment", [{"CHANGES.flips": "1"}], "02_augment: .*did you mean flip"),
+        ("02_augment", [{"CHANGES.flip": "2"}], "02_augment: flip 2 is not a probability"),
+        ("02_augment", [{"CHANGES.crop_scale": "0.8"}], "02_augment: crop_scale 0.8 is not two"),
+        ("02_augment", [{"POLICY": "strong"}], "02_augment: no policy is called 'strong'"),
+    ],
+)
+def test_recipe_and_policy_refuse_before_anything_starts(name, layers, message):
+    with pytest.raises(ValueError, match=message):
+        checked_parameters(run.NOTEBOOK_FOLDER / f"{name}.ipynb", *layers)
+
+
+def test_recipe_and_policy_take_what_they_know():
+    values = checked_parameters(
+        run.NOTEBOOK_FOLDER / "02_augment.ipynb",
+        *({"POLICY": "robust"}, {"CHANGES.crop_scale": "[0.7,1]", "CHANGES.jpeg": "0"}),
+    )
+    assert values == {"POLICY": "robust", "CHANGES": {"crop_scale": [0.7, 1], "jpeg": 0}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "read"),
+    [
+        (["-y", "CHANGES: {ema: 0.99, optimizer: adamw, pairs: true}"],
+         {"ema": 0.99, "optimizer": "adamw", "pairs": True}),
+        (["-y", "CHANGES: {learning_rate: 3e-4}"], {"learning_rate": "3e-4"}),  # which 03 refuses
+        (["-p", "CHANGES", "{'ema': 0.99}"], "{'ema': 0.99}"),  # so too
+        (["-p", "EPOCHS", "2"], None),
+    ],
+)  # fmt: skip
+def test_papermill_writes_what_is_set_into_the_notebook(arguments, read, tmp_path):
+    command = [str(run.NOTEBOOK_FOLDER / "03_train.ipynb"), str(tmp_path / "03.ipynb")]
+    done = CliRunner().invoke(papermill_command, [*command, *arguments, "--prepare-only"])
+    assert done.exit_code == 0, done.output
+    values = {}
+    for cell in nbformat.read(tmp_path / "03.ipynb", as_version=4).cells:
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            exec(cell.source, values)
+    assert values.get("CHANGES") == read
+    assert values.get("EPOCHS") == (2 if read is None else None)
 
 
 @pytest.mark.parametrize("text", ["EPOCHS=2", "03_train.EPOCHS", "03_train.MODEL='open"])

@@ -1,7 +1,8 @@
-"""03 without its notebook, alone and under `accelerate launch`."""
+"""03 without its notebook, beside it, and under `accelerate launch`."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,14 +10,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from tools import train
+from tools.parameters import parse_overrides
+from tools.run import run_pipeline
 from utils.faces.detection import CropRecipe
 from utils.model.network import load_model
 from utils.run import artifacts
 from utils.training import fitting
-from utils.training.augmentation import POLICIES, policy_to_dict
+from utils.training.augmentation import POLICIES
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = (
@@ -50,7 +55,7 @@ def folders(tmp_path):
     names = artifacts.ARTIFACTS["data_audit.json"].columns
     audit = {name: {} for name in names} | {"fingerprint": "f00d"}
     artifacts.write_json(audit, output, "data_audit.json")
-    artifacts.write_json(policy_to_dict(POLICIES["reference"]), output, "augment.json")
+    artifacts.write_json(POLICIES["reference"].to_dict(), output, "augment.json")
     return data, output
 
 
@@ -81,8 +86,11 @@ def test_command_line_writes_what_the_notebook_writes(folders, capsys):
         ("03_train.EPOCHS=many", "03_train.EPOCHS must be of type int"),
         ("03_train.EPOCH=3", "did you mean EPOCHS"),
         ("04_evaluate.SEED=3", "names 04_evaluate; only 03_train"),
-        ("03_train.RECIPE=best", "unknown recipe 'best'"),
-        ("03_train.PAIRS=7", "pairs 7"),
+        ("03_train.RECIPE=best", "03_train: no recipe is called 'best'"),
+        ("03_train.EPOCHS=0", "03_train: epochs 0 is not at least 1"),
+        ("03_train.CHANGES.pairs=7", "03_train: pairs 7 is not True or False"),
+        ("03_train.CHANGES.learning_rate=fast", "learning_rate 'fast' is not a number"),
+        ("03_train.CHANGES.learning_rat=1", "did you mean learning_rate"),
     ],
 )
 def test_bad_parameters_end_with_what_is_accepted(folders, capsys, changes, said):
@@ -93,22 +101,73 @@ def test_bad_parameters_end_with_what_is_accepted(folders, capsys, changes, said
     assert not (output / "model").exists()
 
 
+def test_the_notebook_trains_the_same_weights(folders, tmp_path):
+    data, output = folders
+    settings = f"{SETTINGS} 03_train.SEED=-1 03_train.RECIPE=strong 03_train.CHANGES.ema=0.5"
+    beside = tmp_path / "notebook"
+    shutil.copytree(output, beside)
+    assert train.main(["--data", str(data), "--output", str(output), "--set", settings]) == 0
+    run_pipeline(data, beside, parse_overrides(settings), start="03_train", stop="03_train")
+    ours, theirs = (load_file(o / "model" / "model.safetensors") for o in (output, beside))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    card, other = (load_model(o / "model")[1] for o in (output, beside))
+    clocks = {"duration", "images_per_s"}
+    assert {k: v for k, v in card.items() if k not in clocks} == {
+        k: v for k, v in other.items() if k not in clocks
+    }
+    assert (card["seed"], card["ingredients"]["ema"]) == (-1, 0.5)
+
+
+def test_a_model_that_is_not_what_was_saved_is_refused(folders, capsys, monkeypatch):
+    data, output = folders
+    load = fitting.load_model
+
+    def damaged(folder):
+        model, facts = load(folder)
+        torch.nn.init.ones_(model.get_classifier().weight)
+        return model, facts
+
+    monkeypatch.setattr(fitting, "load_model", damaged)
+    assert train.main(["--data", str(data), "--output", str(output), "--set", SETTINGS]) == 2
+    assert "the saved model answers differently" in capsys.readouterr().err
+
+
 def test_a_split_that_leaks_is_refused(folders):
-    _, output = folders
+    data, output = folders
     index = artifacts.read_table(output, "index.csv")
     index.loc[index["video"] == "s0f1", "split"] = "val"
     artifacts.write_table(index, output, "index.csv")
     with pytest.raises(ValueError, match="source"):
-        fitting.read_training_index(output)
+        fitting.read_crops(output, data, image_size=32)
+
+
+def test_a_split_without_a_crop_is_refused(folders):
+    data, output = folders
+    index = artifacts.read_table(output, "index.csv")
+    artifacts.write_table(index[index["split"] != "val"], output, "index.csv")
+    with pytest.raises(ValueError, match="no crop of the val split"):
+        fitting.read_crops(output, data, image_size=32)
 
 
 def test_test_split_stays_closed_and_frames_are_spread(folders):
-    _, output = folders
-    index = fitting.read_training_index(output, frames_stored=3, frames_per_video=2)
+    data, output = folders
+    index, train_set, val_set = fitting.read_crops(
+        output, data, image_size=32, frames_stored=3, frames_per_video=2
+    )
     assert set(index["split"]) == {"train", "val"}
     per_video = index.groupby(["split", "video"]).size()
     assert set(per_video["train"]) == {3}
     assert set(per_video["val"]) == {2}
+    assert (len(train_set), len(val_set)) == (12, 8)
+
+
+@pytest.mark.parametrize(("image_size", "sides"), [(64, (40, 40)), (32, (40, 32)), (16, (24, 16))])
+def test_crops_are_kept_as_large_as_is_of_use(folders, image_size, sides):
+    """Those on disk have 40 pixels; training turns them at half as much again as the network."""
+    data, output = folders
+    _, train_set, val_set = fitting.read_crops(output, data, image_size=image_size)
+    assert (train_set.store.side, val_set.store.side) == sides
 
 
 def test_accelerate_launch_trains_with_two_processes_and_one_writes(folders):

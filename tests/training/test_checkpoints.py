@@ -143,7 +143,7 @@ def test_folder_that_cannot_be_written_is_refused_at_once(tmp_path):
 FULL_DISK = """
 import resource, sys
 from tests.training.test_checkpoints import state
-from utils.checkpoints import CheckpointWriter
+from utils.training.checkpoints import CheckpointWriter
 
 writer = CheckpointWriter(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))  # the system refuses what goes beyond

@@ -4,13 +4,12 @@ import pickle
 import shutil
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 
 from utils.model.scoring import eval_transform
 from utils.training import store
-from utils.training.store import CropStore, open_store, store_folder, store_side
+from utils.training.store import CropStore, open_store, store_folder
 
 
 @pytest.fixture
@@ -122,7 +121,7 @@ def test_what_a_killed_run_left_is_removed(paths, tmp_path):
 def test_too_little_disk_is_said_before_anything_is_decoded(paths, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=store.SPARE_BYTES + 10)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    monkeypatch.setattr(store, "_fill", None)
+    monkeypatch.setattr(store, "load_valid_crop", None)
     with pytest.raises(OSError, match=r"0\.27 GB are free\. Set STORE.*IMAGE_SIZE"):
         build(paths, tmp_path / "store")
 
@@ -147,18 +146,6 @@ def test_pickled_array_is_not_opened(paths, tmp_path):
     np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match="objects"):
         CropStore(path).crops  # noqa: B018
-
-
-@pytest.mark.parametrize(
-    ("sizes", "largest", "side"),
-    [
-        ([(160, 160), (160, 160)], 224, 160),  # the main data set as it is
-        ([(160, 160), (160, 160)], 96, 96),  # shrunk once, here
-        ([(160, 160), (200, 224)], 300, 224),  # two data sets
-    ],
-)
-def test_side_is_that_of_the_largest_crop_where_it_is_of_use(sizes, largest, side):
-    assert store_side(pd.DataFrame(sizes, columns=["width", "height"]), largest) == side
 
 
 def test_store_stays_out_of_what_kaggle_keeps(tmp_path, monkeypatch):

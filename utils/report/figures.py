@@ -320,6 +320,26 @@ def plot_learning_rate(
     return ax
 
 
+def plot_before_after(before: pd.DataFrame, after: pd.DataFrame, columns: Sequence[str]) -> Figure:
+    """How some statistics of training crops are spread, before and after augmentation.
+
+    Args:
+        before, after: a row a crop.
+        columns: names of what is shown, a panel each.
+    """
+    size = (5 * len(columns), 3.8)
+    figure, axes = plt.subplots(1, len(columns), figsize=size, layout="constrained", squeeze=False)
+    for ax, column in zip(axes.flat, columns, strict=True):
+        low, high = np.quantile(pd.concat([before[column], after[column]]), [0.005, 0.995])
+        bins = np.linspace(low, high, 31)
+        ax.hist(before[column], bins, histtype="step", color=INK, lw=1.8, label="before")
+        ax.hist(after[column], bins, color=MUTED, alpha=0.45, label="after")
+        ax.set(xlabel=column.capitalize(), ylabel="Crops")
+        ax.set_title(f"Train, n = {len(before):,} crops")
+        ax.legend()
+    return figure
+
+
 #: A map's colours: for REAL, neither, for FAKE.
 HEAT = LinearSegmentedColormap.from_list("heat", [COLORS["REAL"], "#F2F2F2", COLORS["FAKE"]])
 

@@ -7,7 +7,7 @@ a value of None is drawn as the words "not defined".
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -53,6 +53,21 @@ def plot_history(
     loss.set_title("Loss (cross-entropy)")
     auc.set_title("ROC AUC on val (positive: FAKE)")
     return np.asarray(axes)
+
+
+def live_history(display: Any) -> Callable[[pd.DataFrame], None]:
+    """What draws `plot_history` anew after every epoch.
+
+    Args:
+        display: the handle of what is shown; its `update(figure)` replaces it.
+    """
+
+    def draw(history: pd.DataFrame) -> None:
+        figure = plot_history(history)[0].figure
+        display.update(figure)
+        plt.close(figure)
+
+    return draw
 
 
 def plot_confusion(

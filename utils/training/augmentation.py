@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
+from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
+
+from utils.data.crops import crop_paths, image_statistics
+from utils.faces.media import load_crop
+from utils.run.artifacts import CLASSES, read_table
+from utils.training.recipes import changed, check_types, unknown
 
 #: Parameters that are a range (low, high), and the highest value of each; all are above zero.
 RANGES = {
@@ -28,8 +36,7 @@ LIMITS = {"rotation": 180, "colour": 1}
 class Policy:
     """Random changes to a training crop, drawn anew for every crop and epoch.
 
-    `augment` makes all of them but `self_blend`. A probability of zero switches an
-    ingredient off; pixels are those of the network's input.
+    A probability of zero switches an ingredient off; pixels are those of the network's input.
 
     Attributes:
         name: what augment.json and the model card call it.
@@ -45,8 +52,8 @@ class Policy:
         jpeg: probability of JPEG compression; `jpeg_quality`: its quality.
         cutout: probability of a grey rectangle (DeVries & Taylor 2017), so that no single place
             may decide; `cutout_scale`: its share of the area.
-        self_blend: probability that a REAL crop becomes a FAKE one, blended from itself
-            (`self_blend`). It changes the label, so the loader does it, before the rest.
+        self_blend: probability that a REAL crop becomes a FAKE one, blended from itself. It changes
+            the label, so the loader does it by `self_blend`, and then `augment` all the rest.
     """
 
     name: str
@@ -67,22 +74,30 @@ class Policy:
     self_blend: float = 0.0
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in PARAMETERS:
             value, top = getattr(self, name), RANGES.get(name) or LIMITS.get(name, 1)
-            if name not in RANGES and not _is_within(value, top):
+            if name in RANGES:
+                numbers = isinstance(value, tuple) and [
+                    type(bound) in (int, float) for bound in value
+                ]
+                if numbers != [True, True] or not 0 < value[0] <= value[1] <= top:
+                    raise ValueError(
+                        f"{name} {value!r} is not two numbers, 0 < low <= high <= {top}"
+                    )
+            elif not 0 <= value <= top:
                 kind = "within 0 to" if name in LIMITS else "a probability, 0 to"
                 raise ValueError(f"{name} {value!r} is not {kind} {top}")
-            if name in RANGES and not _is_range(value, top):
-                raise ValueError(f"{name} {value!r} is not two numbers, 0 < low <= high <= {top}")
 
+    def to_dict(self) -> dict[str, Any]:
+        """The content of augment.json: `policy` (its name) and `parameters`."""
+        parameters = asdict(self)
+        return {"policy": parameters.pop("name"), "parameters": parameters}
 
-def _is_within(value: Any, top: float) -> bool:
-    return isinstance(value, int | float) and 0 <= value <= top
-
-
-def _is_range(value: Any, top: float) -> bool:
-    pair = isinstance(value, tuple) and len(value) == 2
-    return pair and all(_is_within(bound, top) for bound in value) and 0 < value[0] <= value[1]
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Policy:
+        """The inverse of `to_dict`. Raises ValueError as `make_policy` does."""
+        return make_policy(content["policy"], content["parameters"])
 
 
 #: All that a policy may say, in the order of augment.json.
@@ -109,33 +124,18 @@ POLICIES = {
 }
 
 
-def make_policy(name: str, **parameters: Any) -> Policy:
-    """Take a named policy, some of its parameters changed (None leaves one as it is).
+def make_policy(name: str, changes: Mapping[str, Any] | None = None) -> Policy:
+    """Take a named policy, with other values for some of its parameters.
 
+    Args:
+        name: of one of POLICIES.
+        changes: CHANGES of 02, other values for some of PARAMETERS.
     Raises:
-        ValueError: unknown name or parameter, or a value out of range.
+        ValueError: unknown policy or key, or a value of the wrong type or out of range.
     """
     if name not in POLICIES:
-        raise ValueError(f"unknown policy {name!r}; known: {', '.join(POLICIES)}")
-    if unknown := sorted(set(parameters) - set(PARAMETERS)):
-        known = ", ".join(PARAMETERS)
-        raise ValueError(f"unknown policy parameter {unknown[0]!r}; known: {known}")
-    given = {key: value for key, value in parameters.items() if value is not None}
-    for key in RANGES.keys() & given.keys():
-        # JSON and papermill know lists only.
-        given[key] = tuple(given[key]) if isinstance(given[key], list) else given[key]
-    return Policy(**{**asdict(POLICIES[name]), **given})
-
-
-def policy_to_dict(policy: Policy) -> dict[str, Any]:
-    """The content of augment.json: `policy` (its name) and `parameters`."""
-    parameters = asdict(policy)
-    return {"policy": parameters.pop("name"), "parameters": parameters}
-
-
-def policy_from_dict(content: dict[str, Any]) -> Policy:
-    """The inverse of `policy_to_dict`. Raises ValueError as `make_policy` does."""
-    return make_policy(content["policy"], **content["parameters"])
+        raise ValueError(unknown("policy", name, POLICIES))
+    return changed(POLICIES[name], changes, PARAMETERS)
 
 
 #: The level that normalisation with a mean of 0.5 turns into zero.
@@ -399,3 +399,69 @@ def _displaced(source: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _grid(height: int, width: int) -> np.ndarray:
     """The place (x, y) of every pixel, float32, shape (height, width, 2)."""
     return np.dstack(np.meshgrid(np.arange(width), np.arange(height))).astype(np.float32)
+
+
+def read_sample(
+    output: str | Path, data: str | Path, *, size: int, seed: int = 0
+) -> tuple[pd.DataFrame, list[np.ndarray]]:
+    """Random training crops.
+
+    Args:
+        output: OUTPUT, with index.csv.
+        data: DATA, as for `crop_paths`.
+        size: how many, where there are so many.
+        seed: of the draw.
+    Returns:
+        Their rows of index.csv, and their pixels: RGB, uint8, shape (H, W, 3) each.
+    """
+    index = read_table(output, "index.csv")
+    train = index[index["split"] == "train"]
+    sample = train.sample(min(size, len(train)), random_state=seed)
+    return sample, [np.asarray(load_crop(path)) for path in crop_paths(sample, data)]
+
+
+#: Images, their titles, and REAL, FAKE or "" of each.
+Pictures = tuple[list[np.ndarray], list[str], list[str]]
+
+
+def preview_policy(
+    policy: Policy, sample: pd.DataFrame, crops: Sequence[np.ndarray], *, draws: int, seed: int = 0
+) -> Pictures:
+    """The first crop of each class of a sample: as it is, then so many draws of the policy."""
+    images, titles, labels = [], [], []
+    rng = np.random.default_rng(seed)
+    for label in CLASSES:
+        crop = crops[int(np.argmax(sample["label"] == label))]
+        images += [crop]
+        images += [augment(crop, policy, image_size=len(crop), rng=rng) for _ in range(draws)]
+        titles += [f"{label}, as it is", *(f"draw {i + 1}" for i in range(draws))]
+        labels += [label] * (1 + draws)
+    return images, titles, labels
+
+
+def preview_blends(sample: pd.DataFrame, crops: Sequence[np.ndarray], *, size: int) -> Pictures:
+    """So many real crops of a sample: as they are, their masks, and the fakes blended from them."""
+    reals = [crop for crop, label in zip(crops, sample["label"]) if label == "REAL"][:size]
+    images: list[np.ndarray] = []
+    for seed, crop in enumerate(reals):
+        mask = blend_mask(crop.shape[:2], np.random.default_rng(seed))
+        # The fake begins with the same draws.
+        images += [crop, np.dstack([mask] * 3), self_blend(crop, np.random.default_rng(seed))]
+    return images, ["REAL", "mask", "self-blended"] * len(reals), ["REAL", "", "FAKE"] * len(reals)
+
+
+def measure_policy(
+    policy: Policy, sample: pd.DataFrame, crops: Sequence[np.ndarray], *, seed: int = 0
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The statistics of the crops of a sample (`image_statistics`), before and after the policy.
+
+    Returns:
+        Two tables, each with a row a crop and the index of the sample.
+    """
+    rng, size = np.random.default_rng(seed), len(crops[0])
+    tables = []
+    for used in (POLICIES["none"], policy):
+        changed_crops = (augment(crop, used, image_size=size, rng=rng) for crop in crops)
+        rows = [image_statistics(crop) for crop in changed_crops]
+        tables.append(pd.DataFrame(rows, index=sample.index))
+    return tables[0], tables[1]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import cv2
@@ -13,14 +14,21 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from utils.run.jobs import prefetch
+from utils.stats.metrics import y_true_of
 from utils.training.augmentation import Policy, augment, self_blend
 from utils.training.recipes import TrainConfig
 from utils.training.store import CropStore, resized
 
+#: (images (B, H, W, 3) uint8, targets (B,) int64, rows (B,) int64)
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+#: Writes the images of an item of a plan into an array that has room; returns targets and rows.
+Fill = Callable[[Any, np.ndarray], tuple[np.ndarray, np.ndarray]]
 NO_PARTNER = -1
+#: Batches that each loader process is ahead by.
+AHEAD = 2
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ class CropTable:
         """Take the rows of index.csv as they are ordered."""
         videos = index.groupby(["dataset", "video"], sort=False).ngroup()
         return cls(
-            y_true=(index["label"] == "FAKE").to_numpy(np.int64),
+            y_true=y_true_of(index),
             video=videos.to_numpy(np.int64),
             source=pd.factorize(index["source"])[0].astype(np.int64),
             frame=index["frame"].to_numpy(np.int64),
@@ -54,36 +62,54 @@ class CropTable:
         return len(self.y_true)
 
 
-def draw_epoch(
-    table: CropTable,
-    rng: np.random.Generator,
-    *,
-    frames_per_video: int = 0,
-    balanced: bool = False,
-    pairs: bool = False,
-) -> np.ndarray:
+@dataclass(frozen=True)
+class CropSet:
+    """The crops of one split: pixels, what the sampler knows of them, and where they came from."""
+
+    store: CropStore
+    table: CropTable
+    paths: Sequence[str]
+
+    def __post_init__(self) -> None:
+        lengths = len(self.store), len(self.table), len(self.paths)
+        if len(set(lengths)) > 1:
+            raise ValueError(f"store, table and paths differ in length: {lengths}")
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def facts(self) -> dict[str, Any]:
+        """What a run owes to its crops; without paths, for a mount may move."""
+        return {
+            "crops": len(self),
+            "side": self.store.side,
+            "labels_crc32": zlib.crc32(self.table.y_true.tobytes()),
+        }
+
+
+def draw_epoch(table: CropTable, rng: np.random.Generator, config: TrainConfig) -> np.ndarray:
     """Draw the crops of one epoch, each at most once.
 
     Args:
         table: the crops that there are.
         rng: decides all that is random.
-        frames_per_video: random crops of each video; 0 takes all.
-        balanced: as many crops of the larger class as the smaller one gives, spread evenly over
-            all its videos: they take turns from epoch to epoch, and none is shown twice.
-        pairs: each REAL crop with a FAKE of its source, of the same frame where there is one. A
-            real without a fake goes with any other; fakes left over wait for another epoch.
+        config: `frames_per_video`: random crops of each video; 0 takes all.
+            `balanced`: as many crops of the larger class as the smaller one gives, spread evenly
+            over all its videos: they take turns from epoch to epoch, and none is shown twice.
+            `pairs`: each REAL crop with a FAKE of its source, of the same frame where there is
+            one. A real without a fake goes with any other; fakes left over wait for another epoch.
     Returns:
         Rows in random order, shape (n, 1), or (n, 2) for pairs: REAL, FAKE.
     Raises:
         ValueError: balance or pairs are asked of one class.
     """
-    limit = frames_per_video or len(table)
+    limit = config.frames_per_video or len(table)
     classes = [_draw_class(table, label, limit, rng) for label in (0, 1)]
-    if (balanced or pairs) and not all(len(rows) for rows in classes):
+    if (config.balanced or config.pairs) and not all(len(rows) for rows in classes):
         raise ValueError("balanced classes and pairs need crops of both, REAL and FAKE")
-    if pairs:
+    if config.pairs:
         units = _pair(table, classes[0], rng)
-    elif balanced:
+    elif config.balanced:
         size = min(len(rows) for rows in classes)
         units = np.concatenate([rows[:size] for rows in classes])[:, None]
     else:
@@ -142,41 +168,23 @@ def split_batches(units: np.ndarray, batch_size: int, processes: int = 1) -> lis
     return batches
 
 
-class BatchPlan(Sampler):
+class BatchPlan:
     """The batches of an epoch, for one of several processes; starts wherever a run was stopped.
 
     All follows from seed and epoch, so every process draws the same epoch, and a resumed run sees
     what the uninterrupted one would have seen. Set `epoch` (from 1) and `start` (batches that were
-    seen already) before each pass.
-
-    An item is (epoch, units): what `TrainBatches` turns into images.
+    seen already) before each pass. An item is (epoch, units): what `TrainFill` makes images of.
     """
 
     def __init__(
-        self,
-        table: CropTable,
-        *,
-        batch_size: int,
-        frames_per_video: int = 0,
-        balanced: bool = False,
-        pairs: bool = False,
-        seed: int = 0,
-        rank: int = 0,
-        processes: int = 1,
+        self, table: CropTable, config: TrainConfig, *, rank: int = 0, processes: int = 1
     ) -> None:
-        if batch_size < 2 * processes and len(table) > 1:
+        if config.batch_size < 2 * processes and len(table) > 1:
             raise ValueError(
-                f"batch_size {batch_size} gives each of {processes} processes fewer than two crops"
+                f"batch_size {config.batch_size} gives each of {processes} processes fewer than "
+                "two crops"
             )
-        if frames_per_video < 0:
-            raise ValueError(f"frames_per_video {frames_per_video} is negative; 0 takes all")
-        self.table, self.batch_size, self.seed = table, batch_size, seed
-        self.options = {
-            "frames_per_video": frames_per_video,
-            "balanced": balanced,
-            "pairs": pairs,
-        }
-        self.rank, self.processes = rank, processes
+        self.table, self.config, self.rank, self.processes = table, config, rank, processes
         self.epoch, self.start = 1, 0
         # Only the choice of crops is random, never how many there are.
         self.sizes = [batch.size for batch in self._batches()]
@@ -193,46 +201,14 @@ class BatchPlan(Sampler):
         return self.table.y_true[np.concatenate([batch.ravel() for batch in self._batches()])]
 
     def _batches(self) -> list[np.ndarray]:
-        rng = np.random.default_rng([self.seed, self.epoch])
-        units = draw_epoch(self.table, rng, **self.options)  # type: ignore[arg-type]
-        return split_batches(units, self.batch_size, self.processes)
-
-
-#: (images (B, H, W, 3) uint8, targets (B,) int64, rows (B,) int64)
-Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-#: Batches that each loader process is ahead by.
-AHEAD = 2
+        rng = np.random.default_rng([self.config.seed % 2**64, self.epoch])
+        units = draw_epoch(self.table, rng, self.config)
+        return split_batches(units, self.config.batch_size, self.processes)
 
 
 @dataclass(frozen=True)
-class CropSet:
-    """The crops of one split: pixels, what the sampler knows of them, and where they came from."""
-
-    store: CropStore
-    table: CropTable
-    paths: Sequence[str]
-
-    def __post_init__(self) -> None:
-        if not len(self.store) == len(self.table) == len(self.paths):
-            raise ValueError(
-                f"store, table and paths differ in length: {len(self.store)}, "
-                f"{len(self.table)}, {len(self.paths)}"
-            )
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def facts(self) -> dict[str, Any]:
-        """What a run owes to its crops; without paths, for a mount may move."""
-        return {
-            "crops": len(self),
-            "side": self.store.side,
-            "labels_crc32": zlib.crc32(self.table.y_true.tobytes()),
-        }
-
-
-class TrainBatches:
-    """Augmented batches; an item is what `BatchPlan` yields, (epoch, units).
+class TrainFill:
+    """Augmented images of an item of a `BatchPlan`.
 
     The changes to a crop follow from seed, epoch and row alone, whichever process makes them and
     when. The two crops of a pair get the same geometry, so that it cannot tell them apart.
@@ -241,11 +217,14 @@ class TrainBatches:
     then stands in for the fake beside it, so the classes stay as balanced as they were.
     """
 
-    def __init__(self, crops: CropSet, policy: Policy, *, image_size: int, seed: int = 0) -> None:
-        self.crops, self.policy, self.image_size, self.seed = crops, policy, image_size, seed
+    crops: CropSet
+    policy: Policy
+    seed: int
 
-    def fill(self, item: tuple[int, np.ndarray], images: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Write the images of an item into `images`, which has room; return targets and rows."""
+    def __call__(
+        self, item: tuple[int, np.ndarray], images: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See `Fill`."""
         epoch, units = item
         targets, rows = np.empty(units.size, np.int64), np.empty(units.size, np.int64)
         look, geometry = _KeyedDraws(self.seed, epoch), _KeyedDraws(self.seed, epoch)
@@ -256,7 +235,7 @@ class TrainBatches:
             images[i] = augment(
                 crop,
                 self.policy,
-                image_size=self.image_size,
+                image_size=images.shape[1],
                 rng=rng,
                 geometry_rng=geometry.of(2 * unit[0] + 1) if len(unit) == 2 else None,
             )
@@ -291,34 +270,13 @@ class _KeyedDraws:
         return self._rng
 
 
-class EvalBatches:
-    """The whole crops, resized as by the eval transform; an item is an array of rows."""
-
-    def __init__(self, crops: CropSet, *, image_size: int) -> None:
-        self.crops, self.image_size = crops, image_size
-
-    def fill(self, item: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Write the images of an item into `images`, which has room; return targets and rows."""
-        for i, row in enumerate(item):
-            images[i] = resized(Image.fromarray(self.crops.store.crops[row]), self.image_size)
-        return self.crops.table.y_true[item], item
-
-
-class EvalPlan(Sampler):
-    """Rows in their order, in batches; one of several processes gets every `processes`-th batch.
-
-    The batches do not depend on the number of processes, so neither does a score.
-    """
-
-    def __init__(self, n_rows: int, batch_size: int, *, rank: int = 0, processes: int = 1) -> None:
-        self.batches = np.split(np.arange(n_rows), range(batch_size, n_rows, batch_size))
-        self.batches = self.batches[rank::processes]
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return iter(self.batches)
+def _fill_val(
+    crops: CropSet, rows: np.ndarray, images: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The whole crops, resized as by the eval transform."""
+    for i, row in enumerate(rows):
+        images[i] = resized(Image.fromarray(crops.store.crops[row]), images.shape[1])
+    return crops.table.y_true[rows], rows
 
 
 class BatchLoader:
@@ -328,35 +286,33 @@ class BatchLoader:
     send each batch in memory of its own takes longer than to make it.
 
     Args:
-        batches: what turns an item of the plan into images.
-        plan: `BatchPlan` or `EvalPlan`.
-        largest: crops in the largest batch.
+        fill: what turns an item of the plan into images.
+        plan: of items, one a batch.
+        shape: of the images of the largest batch, (B, H, W, 3).
         num_workers: loader processes; 0 loads in this one.
     """
 
     def __init__(
         self,
-        batches: TrainBatches | EvalBatches,
-        plan: BatchPlan | EvalPlan,
+        fill: Fill,
+        plan: BatchPlan | list[np.ndarray],
+        shape: tuple[int, ...],
         *,
-        largest: int,
         num_workers: int = 0,
     ) -> None:
         self.plan = plan
         # All that may be under way, one that was just handed out, and one that is being used.
         n_slots = num_workers * AHEAD + 2
-        self.slots = _Slots(batches, torch.empty(
-            (n_slots, largest, batches.image_size, batches.image_size, 3), dtype=torch.uint8
-        ))  # fmt: skip
+        self.images = torch.empty((n_slots, *shape), dtype=torch.uint8)
         options: dict[str, Any] = {}
         if num_workers:
-            self.slots.images.share_memory_()
+            self.images.share_memory_()
             options = {"persistent_workers": True, "prefetch_factor": AHEAD}
             # The workers are the parallelism. And a process that is forked while OpenCV has
             # threads waits for them for ever, so they must go before the workers come.
             cv2.setNumThreads(1)
         self.loader = DataLoader(
-            self.slots,
+            _Slots(fill, self.images),
             batch_size=None,  # an item is a whole batch already
             sampler=_Numbered(plan, n_slots),
             num_workers=num_workers,
@@ -380,33 +336,33 @@ class BatchLoader:
     def _batches(self) -> Iterator[Batch]:
         for slot, targets, rows in self.loader:
             # Out of the slot, which is used again.
-            yield self.slots.images[slot, : len(rows)].clone(), targets, rows
+            yield self.images[slot, : len(rows)].clone(), targets, rows
 
     def _page_locked(self) -> Iterator[Batch]:
-        torch.set_num_threads(
-            1
-        )  # of this thread: to copy in several would disturb the one that trains
+        # Of this thread: to copy in several would disturb the one that trains.
+        torch.set_num_threads(1)
         for slot, targets, rows in self.loader:
-            yield self.slots.images[slot, : len(rows)].pin_memory(), targets.pin_memory(), rows
+            yield self.images[slot, : len(rows)].pin_memory(), targets.pin_memory(), rows
 
 
 class _Slots(Dataset):
     """Writes the images of an item into a slot, and tells the rest."""
 
-    def __init__(self, batches: TrainBatches | EvalBatches, images: torch.Tensor) -> None:
-        self.batches, self.images = batches, images  # (slots, B, H, W, 3) uint8
+    def __init__(self, fill: Fill, images: torch.Tensor) -> None:
+        self.fill, self.images = fill, images  # (slots, B, H, W, 3) uint8
 
     def __getitem__(self, item: tuple[int, Any]) -> tuple[int, torch.Tensor, torch.Tensor]:
         slot, planned = item
-        targets, rows = self.batches.fill(planned, self.images[slot].numpy())
+        targets, rows = self.fill(planned, self.images[slot].numpy())
         return slot, torch.from_numpy(targets), torch.from_numpy(rows)
 
 
-class _Numbered(Sampler):
+@dataclass(frozen=True)
+class _Numbered:
     """The items of a plan, each with the slot for its images."""
 
-    def __init__(self, plan: BatchPlan | EvalPlan, n_slots: int) -> None:
-        self.plan, self.n_slots = plan, n_slots
+    plan: BatchPlan | list[np.ndarray]
+    n_slots: int
 
     def __len__(self) -> int:
         return len(self.plan)
@@ -431,32 +387,18 @@ def make_loaders(
     Returns:
         plan: its `epoch` and `start` decide what the next pass over the train loader shows.
         train_loader: this process's share of each batch of the plan.
-        val_loader: this process's share of the batches of val.
+        val_loader: every `processes`-th batch of val; which crops are in one does not depend on the
+            number of processes, so neither does a score.
     """
-    share = {"rank": rank, "processes": processes}
-    plan = BatchPlan(
-        train.table,
-        batch_size=config.batch_size,
-        frames_per_video=config.frames_per_video,
-        balanced=config.balanced,
-        pairs=config.pairs,
-        seed=config.seed,
-        **share,
-    )
+    plan = BatchPlan(train.table, config, rank=rank, processes=processes)
     largest = -(-max(plan.sizes) // processes) + 1  # pairs are not cut in two
-    val_plan = EvalPlan(len(val), config.batch_size, **share)
+    image, size = (image_size, image_size, 3), config.batch_size
+    fill = TrainFill(train, policy, config.seed)
+    train_loader = BatchLoader(fill, plan, (largest, *image), num_workers=num_workers)
+    batches = np.split(np.arange(len(val)), range(size, len(val), size))[rank::processes]
+    fill_val = partial(_fill_val, val)
     return (
         plan,
-        BatchLoader(
-            TrainBatches(train, policy, image_size=image_size, seed=config.seed),
-            plan,
-            largest=largest,
-            num_workers=num_workers,
-        ),
-        BatchLoader(
-            EvalBatches(val, image_size=image_size),
-            val_plan,
-            largest=config.batch_size,
-            num_workers=num_workers,
-        ),
+        train_loader,
+        BatchLoader(fill_val, batches, (size, *image), num_workers=num_workers),
     )

@@ -136,7 +136,10 @@ def load_checkpoint(folder: str | Path, settings: dict[str, Any]) -> dict[str, A
             continue
         _check_settings(path, settings, state["settings"])
         if damaged:
-            _set_aside(Path(folder) / LAST)
+            # Or it would become the previous one with the next save.
+            with contextlib.suppress(OSError):  # an attached output is read-only
+                last = Path(folder) / LAST
+                last.replace(last.with_suffix(".damaged"))
             done = f"epoch {state['epoch']}, step {state['step']}"
             warnings.warn(f"{damaged[0]}; going on from {path.name} ({done})", stacklevel=2)
         return state
@@ -157,12 +160,6 @@ def _read(path: Path) -> dict[str, Any]:
     except (zipfile.BadZipFile, UnpicklingError, RuntimeError, EOFError, OSError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"{path} is damaged or no checkpoint ({reason[:100]})") from error
-
-
-def _set_aside(path: Path) -> None:
-    """Keep a damaged newest file from becoming the previous one with the next save."""
-    with contextlib.suppress(OSError):  # an attached output is read-only, and not written to
-        path.replace(path.with_suffix(".damaged"))
 
 
 def _check_settings(path: Path, settings: dict[str, Any], then: dict[str, Any]) -> None:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import socket
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from timm.data import resolve_model_data_config
+from torch import multiprocessing
 from tqdm.auto import tqdm
 
 from utils.data.crops import crop_paths, spread_frames
 from utils.data.splits import check_splits, control_labels
 from utils.faces.detection import CropRecipe, read_recipe
-from utils.model.network import model_card, save_model
+from utils.model.network import load_model, model_card, save_model
 from utils.run.artifacts import (
     ARTIFACTS,
     bring,
@@ -26,32 +31,100 @@ from utils.run.artifacts import (
     write_json,
     write_table,
 )
-from utils.run.machine import device_name, versions
-from utils.training.augmentation import (
-    OVERSAMPLE,
-    Policy,
-    make_policy,
-    policy_from_dict,
-    policy_to_dict,
-)
-from utils.training.batches import CropSet, CropTable
-from utils.training.checkpoints import load_checkpoint
-from utils.training.loop import Job, is_launched, process_count, run_processes, train
-from utils.training.recipes import TrainConfig
-from utils.training.store import open_store, store_side
+from utils.run.machine import default_workers, device_name, time_budget, versions
+from utils.stats.metrics import y_true_of
+from utils.training.augmentation import OVERSAMPLE, POLICIES, Policy
+from utils.training.batches import BatchPlan, CropSet, CropTable, TrainFill
+from utils.training.checkpoints import find_checkpoint, load_checkpoint
+from utils.training.loop import Report, Setup, duration, is_first, is_launched, train
+from utils.training.recipes import TrainConfig, learning_rates
+from utils.training.store import open_store, store_folder
 
 
-def ensure_policy(output: str | Path) -> str:
-    """See to it that OUTPUT holds augment.json: there, brought along, or the reference policy.
+def read_policy(output: str | Path) -> tuple[Policy, str]:
+    """The policy of augment.json, which is in OUTPUT, brought along, or made: the reference.
 
     Returns:
-        One sentence for the notebook.
+        It, and one sentence for the notebook on where it comes from.
     """
     found = bring(["augment.json"], output)
-    if found:
-        return found
-    write_json(policy_to_dict(make_policy("reference")), output, "augment.json")
-    return "No augment.json here or attached: the policy is `reference`, 02_augment's default."
+    if not found:
+        write_json(POLICIES["reference"].to_dict(), output, "augment.json")
+        found = "No augment.json here or attached: the policy is `reference`, 02_augment's default."
+    return Policy.from_dict(read_json(output, "augment.json")), found
+
+
+def read_crops(
+    output: str | Path,
+    data: str | Path,
+    *,
+    image_size: int,
+    store: str = "",
+    frames_stored: int = 0,
+    frames_per_video: int = 0,
+    shuffle_labels: bool = False,
+    seed: int = 0,
+) -> tuple[pd.DataFrame, CropSet, CropSet]:
+    """Check the index for leaks, and decode the crops of train and val, once for all runs.
+
+    Args:
+        output: OUTPUT, or where an earlier notebook's output is attached.
+        data: DATA, as for `crop_paths`.
+        image_size: side of the network's input in pixels.
+        store: STORE, as for `store_folder`.
+        frames_stored: evenly spaced frames of each train video to draw from; 0: all.
+        frames_per_video: evenly spaced frames of each val video; 0: all.
+        shuffle_labels: for the control: labels that say nothing.
+        seed: of that shuffling.
+    Returns:
+        The rows of train and val, the train set, the val set; the test split stays closed.
+    Raises:
+        ValueError: the split leaks, a split is empty, or the crops were cut in different ways.
+    """
+    index = read_table(find_artifact("index.csv", output), "index.csv")
+    check_splits(index)
+    if shuffle_labels:
+        index["label"] = control_labels(index, seed=seed % 2**64)
+    frames = {"train": frames_stored, "val": frames_per_video}
+    parts = {name: spread_frames(index[index["split"] == name], n) for name, n in frames.items()}
+    if empty := [name for name, rows in parts.items() if rows.empty]:
+        raise ValueError(f"index.csv holds no crop of the {empty[0]} split; run 01_explore_data")
+    index = pd.concat(parts.values())
+    _crop_recipe(index, data)  # refused now, and not when the model is saved
+    sets = []
+    for name, rows in parts.items():
+        # Val is resized to the network's input here, exactly as by the eval transform. Nothing is
+        # enlarged: 160 pixels take half the disk of 224.
+        of_use = round(OVERSAMPLE * image_size) if name == "train" else image_size
+        side = min(int(rows[["width", "height"]].to_numpy().max()), of_use)
+        paths = crop_paths(rows, data)
+        crops = open_store(paths, side, store_folder(output, store), name)
+        sets.append(CropSet(crops, CropTable.from_index(rows), paths))
+    return index, sets[0], sets[1]
+
+
+def _crop_recipe(index: pd.DataFrame, data: str | Path) -> CropRecipe:
+    """How the crops of an index were cut. Raises as `read_recipe` and `crop_paths` do."""
+    # `<data set>/<video>/<frame>.png`: the record lies at the top.
+    examples = crop_paths(index.drop_duplicates("dataset"), data)
+    return read_recipe(sorted({Path(path).parents[1] for path in examples}))
+
+
+def preview_run(
+    train_set: CropSet, policy: Policy, config: TrainConfig, *, image_size: int
+) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
+    """What `fit` will do.
+
+    Returns:
+        The learning rate of each step, shape (steps,), and the first batch: images (B, H, W, 3)
+        uint8, targets (B,) int64.
+    """
+    plan = BatchPlan(train_set.table, config)
+    item = next(iter(plan))
+    images = np.empty((item[1].size, image_size, image_size, 3), np.uint8)
+    targets, _ = TrainFill(train_set, policy, config.seed)(item, images)
+    rates = learning_rates(config, config.epochs * len(plan))
+    return rates, torch.from_numpy(images), torch.from_numpy(targets)
 
 
 def fit(
@@ -61,44 +134,44 @@ def fit(
     config: TrainConfig,
     *,
     policy: Policy,
-    folder: str | Path,
+    output: str | Path,
     device: torch.device,
-    resume: str | Path | None = None,
-    num_workers: int = 0,
+    resume: bool = False,
+    num_workers: int = -1,
     processes: int = 0,
     checkpoint_minutes: float = 10,
-    time_budget_min: float = 0,
+    time_budget_min: float = -1,
     on_epoch: Callable[[pd.DataFrame], Any] | None = None,
-    progress: bool = True,
-) -> pd.DataFrame:
-    """Train, and leave the model with the weights of its best epoch, that of lowest val loss.
+    progress: bool | None = True,
+) -> tuple[torch.nn.Module, pd.DataFrame]:
+    """Train a copy of a model, and keep its best epoch, that of lowest val loss.
 
-    The full state is written to `folder/last.pt` after every epoch and every so many minutes; the
-    one before it stays as `folder/previous.pt`. A run that goes on from it gives the very weights
-    that the uninterrupted one would have given (to the bit on one CPU; a GPU's kernels add in an
-    order of their own).
+    The full state is written to `checkpoint/last.pt` after every epoch and every so many minutes;
+    the one before it stays as `previous.pt`. A run that goes on from it gives the very weights that
+    the uninterrupted one would have given (to the bit on one CPU; a GPU's kernels add in an order
+    of their own).
 
     Where several GPUs are visible, each gets a process and a share of every batch. Under
     `accelerate launch` this process is one of several already: all of them call `fit`, the first
-    one writes, and only there the model and the history are what they are here.
+    one writes, and only there is what it returns of use.
 
     Args:
-        model: of `build_model`; two logits, REAL and FAKE.
-        train_set, val_set: decoded crops.
-        config: the recipe.
+        model: of `build_model`; two logits, REAL and FAKE. It stays as it is.
+        train_set, val_set: of `read_crops`.
+        config: of `make_config`.
         policy: the augmentation.
-        folder: of the checkpoint.
+        output: OUTPUT, for `checkpoint/`.
         device: of `get_device`; "cuda" without a number means every visible GPU.
-        resume: folder of a checkpoint to go on from, if it holds one.
-        num_workers: loader processes of each training process; 0 loads in that one.
+        resume: go on from the checkpoint of OUTPUT or of an attached output, if there is one.
+        num_workers: loader processes of each training process; 0 loads in that one, -1 chooses.
         processes: training processes on this machine; 0: as many as GPUs.
         checkpoint_minutes: longest time between two states on disk.
-        time_budget_min: minutes that this call may take; it then stops cleanly, wherever it is. 0:
-            no limit.
+        time_budget_min: as for `time_budget`; the run then stops cleanly, wherever it is.
         on_epoch: called with history.csv so far after every epoch.
-        progress: show a bar over the steps.
+        progress: show a bar over the steps and a line an epoch; None: no bar in a file.
     Returns:
-        history.csv: one row an epoch, those of earlier sessions included.
+        The trained model, on the CPU, and history.csv: one row an epoch, those of earlier sessions
+        included.
     Raises:
         ValueError: no crops, settings that do not fit, or a checkpoint of other settings.
         FloatingPointError: the loss is not finite; names epoch, step and files.
@@ -108,63 +181,70 @@ def fit(
     """
     if not len(train_set) or not len(val_set):
         raise ValueError("the train and the val split need at least one batch of crops each")
-    job = Job(
-        model=model,
+    folder = Path(output) / "checkpoint"
+    setup = Setup(
+        model=copy.deepcopy(model),
         train=train_set,
         val=val_set,
         config=config,
         policy=policy,
-        folder=Path(folder),
+        folder=folder,
         device=device,
-        resume=Path(resume) if resume else None,
-        num_workers=num_workers,
+        resume=find_checkpoint(output) if resume else None,
+        num_workers=default_workers(device) if num_workers < 0 else num_workers,
         checkpoint_minutes=checkpoint_minutes,
-        time_budget_min=time_budget_min,
+        time_budget_min=time_budget(time_budget_min),
     )
-    show = _Display(on_epoch, progress=progress)
+    show = _Display(config.epochs, on_epoch, progress=progress if is_first() else False)
     processes = processes or process_count(device)
     if processes > 1 and not is_launched():
-        run_processes(train, job, processes, show)
+        run_processes(train, setup, processes, show)
     else:
-        train(job, show)
+        train(setup, show)
     show.close()
-    columns = ARTIFACTS["history.csv"].columns
-    if int(os.environ.get("RANK", "0")) > 0:
-        return pd.DataFrame(columns=columns)
-    state = load_checkpoint(folder, job.settings())
+    trained, columns = setup.model.cpu(), ARTIFACTS["history.csv"].columns
+    if not is_first():
+        return trained, pd.DataFrame(columns=columns)
+    state = load_checkpoint(folder, setup.settings())
     if state is None or not state["history"]:
         raise TimeoutError(
-            f"TIME_BUDGET_MIN={time_budget_min:g} ended before the first epoch did. The state is "
-            f"in {folder}: run again with RESUME=True, and more time if that is possible"
+            f"TIME_BUDGET_MIN={setup.time_budget_min:g} ended before the first epoch did. The "
+            f"state is in {folder}: run again with RESUME=True, and more time if that is possible"
         )
-    model.load_state_dict(state["best"])
-    return pd.DataFrame(state["history"], columns=columns)
+    trained.load_state_dict(state["best"])
+    return trained, pd.DataFrame(state["history"], columns=columns)
 
 
 class _Display:
-    """Shows what a run reports: a bar over the steps of an epoch, and its row at the end."""
+    """Shows what a run reports: a bar over the steps of an epoch, and a line at its end."""
 
-    def __init__(self, on_epoch: Callable[[pd.DataFrame], Any] | None, *, progress: bool) -> None:
-        self.on_epoch, self.progress = on_epoch, progress
+    def __init__(
+        self,
+        epochs: int,
+        on_epoch: Callable[[pd.DataFrame], Any] | None,
+        *,
+        progress: bool | None,
+    ) -> None:
+        self.epochs, self.on_epoch, self.progress = epochs, on_epoch, progress
         self.bar: tqdm | None = None
 
     def __call__(self, kind: str, facts: dict[str, Any]) -> None:
         if kind == "epoch":
             self.close()
+            history = pd.DataFrame(facts["history"])
             if self.on_epoch:
-                self.on_epoch(pd.DataFrame(facts["history"]))
+                self.on_epoch(history)
+            if self.progress is not False:
+                tqdm.write(epoch_line(history.iloc[-1], self.epochs))
+                sys.stdout.flush()  # a log file would show it hours later
             return
         if self.bar is None:
-            first = facts["done"] - 1
+            hidden = None if self.progress is None else not self.progress
             self.bar = tqdm(
-                desc=facts["task"], total=facts["total"], initial=first, unit="batch",
-                leave=False, disable=not self.progress,
+                desc=facts["title"], total=facts["total"], initial=facts["done"] - 1, unit="batch",
+                leave=False, disable=hidden,
             )  # fmt: skip
-        self.bar.set_postfix_str(
-            f"loss {facts['loss']:.3f}, {facts['images_per_s']:.0f} images/s, "
-            f"{facts['waiting']:.0%} waiting, {duration(facts['left_s'])} left in all",
-            refresh=False,
-        )
+        self.bar.set_postfix_str(facts["text"], refresh=False)
         self.bar.update(facts["done"] - self.bar.n)
 
     def close(self) -> None:
@@ -173,17 +253,90 @@ class _Display:
             self.bar = None
 
 
+def process_count(device: torch.device) -> int:
+    """How many processes a device calls for: one for each visible GPU, unless one is named."""
+    several = device.type == "cuda" and device.index is None
+    return torch.cuda.device_count() if several else 1
+
+
+def run_processes(
+    function: Callable[[Any, Report], Any], argument: Any, processes: int, report: Report
+) -> None:
+    """Run `function(argument, report)` in new processes of this machine, and wait for them.
+
+    They are spawned, for a notebook that has used its GPU once cannot be forked any more; what
+    they need travels by pickle between our own processes. The messages of the first one reach
+    `report` here; what a process raises is raised here, and the others are stopped.
+    """
+    queue = multiprocessing.get_context("spawn").Queue()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    args = (processes, port, function, argument, queue)
+    context = multiprocessing.start_processes(
+        _enter, args, nprocs=processes, join=False, start_method="spawn"
+    )
+    failures: list[BaseException] = []
+
+    def drain() -> None:
+        while not queue.empty():
+            kind, content = queue.get()
+            if kind == "error":
+                failures.append(content)
+            else:
+                report(kind, content)
+
+    try:
+        while not context.join(timeout=0.2):
+            drain()
+    except multiprocessing.ProcessRaisedException:
+        drain()
+        if failures:  # the first error; those of the others are about its absence
+            raise failures[0] from None
+        raise
+    finally:
+        for process in context.processes:  # of a user's interruption
+            process.terminate()
+    drain()
+
+
+def _enter(
+    rank: int,
+    processes: int,
+    port: int,
+    function: Callable[[Any, Report], Any],
+    argument: Any,
+    queue: Any,
+) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    # Each process would take all cores for itself, and wait for the others' threads.
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+
+    def report(kind: str, content: dict[str, Any]) -> None:
+        if rank == 0:
+            queue.put((kind, content))
+
+    try:
+        # A copy: what arrives shares its memory with the other processes, the model's weights too.
+        function(copy.deepcopy(argument), report)
+    except Exception as error:
+        queue.put(("error", error))
+        raise
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
 def best_epoch(history: pd.DataFrame) -> int:
     """The epoch (from 1) of lowest val loss, the first one of equals."""
     return int(history.loc[history["val_loss"].idxmin(), "epoch"])
-
-
-def duration(seconds: float) -> str:
-    """A time that a person waits, such as "48 s", "12 min" or "3 h 05 min"."""
-    minutes = round(seconds / 60)
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def epoch_line(row: Mapping[str, float] | pd.Series, epochs: int) -> str:
@@ -198,80 +351,18 @@ def epoch_line(row: Mapping[str, float] | pd.Series, epochs: int) -> str:
     )
 
 
-def read_training_index(
-    output: str | Path,
-    *,
-    frames_stored: int = 0,
-    frames_per_video: int = 0,
-    shuffle_labels: bool = False,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """The train and val rows of index.csv, checked for leaks; the test split stays closed.
-
-    Args:
-        output: OUTPUT, or where an earlier notebook's output is attached.
-        frames_stored: evenly spaced frames of each train video to draw from; 0: all.
-        frames_per_video: evenly spaced frames of each val video; 0: all.
-        shuffle_labels: for the control: labels that say nothing.
-        seed: of that shuffling.
-    Raises:
-        ValueError: the split leaks, or a split is empty.
-    """
-    index = read_table(find_artifact("index.csv", output), "index.csv")
-    check_splits(index)
-    if shuffle_labels:
-        index["label"] = control_labels(index, seed=seed)
-    kept = {"train": frames_stored, "val": frames_per_video}
-    return pd.concat(
-        [spread_frames(index[index["split"] == split], frames) for split, frames in kept.items()]
+def sum_up(history: pd.DataFrame, epochs: int) -> str:
+    """A run of up to `epochs` epochs in Markdown: what is kept, how fast it was, how it ended."""
+    best = best_epoch(history)
+    kept = history.set_index("epoch").loc[best]
+    waited, computed = history["data_wait_s"].sum(), history["compute_s"].sum()
+    stopped = " **Stopped by the time budget: go on with RESUME.**" * (len(history) < epochs)
+    return (
+        f"Epoch **{best}** of {len(history)} has the lowest val loss, {kept['val_loss']:.3f} "
+        f"(val AUC {kept['val_auc']:.3f}, by crop). {history['images_per_s'].median():.0f} crops a "
+        f"second; {waited / (waited + computed):.1%} of the time went into waiting for data; at "
+        f"most {history['peak_memory_mb'].max():,.0f} MB of memory.{stopped}"
     )
-
-
-def read_policy(output: str | Path) -> Policy:
-    """The policy of augment.json."""
-    folder = find_artifact("augment.json", output)
-    return policy_from_dict(read_json(folder, "augment.json"))
-
-
-def decode_crops(
-    index: pd.DataFrame,
-    data: str | Path,
-    folder: str | Path,
-    *,
-    image_size: int,
-    progress: bool = True,
-) -> tuple[CropSet, CropSet]:
-    """Decode the crops of train and val into their stores, or open what was decoded before.
-
-    Args:
-        index: of `read_training_index`.
-        data: DATA, as for `crop_paths`.
-        folder: of `store_folder`.
-        image_size: side of the network's input in pixels.
-    Returns:
-        The train set and the val set.
-    Raises:
-        ValueError: a split is empty, or the crops were cut in different ways.
-    """
-    crop_recipe(index, data)  # refused now, and not when the model is saved
-    sets = []
-    largest = {"train": round(OVERSAMPLE * image_size), "val": image_size}
-    for split in ("train", "val"):
-        rows = index[index["split"] == split]
-        if not len(rows):
-            raise ValueError(f"index.csv holds no crop of the {split} split; run 01_explore_data")
-        paths = crop_paths(rows, data)
-        side = store_side(rows, largest[split])
-        store = open_store(paths, side, folder, split, progress=progress)
-        sets.append(CropSet(store, CropTable.from_index(rows), paths))
-    return sets[0], sets[1]
-
-
-def crop_recipe(index: pd.DataFrame, data: str | Path) -> CropRecipe:
-    """How the crops of an index were cut. Raises as `read_recipe` and `crop_paths` do."""
-    # `<data set>/<video>/<frame>.png`: the record lies at the top.
-    examples = crop_paths(index.drop_duplicates("dataset"), data)
-    return read_recipe(sorted({Path(path).parents[1] for path in examples}))
 
 
 def save_run(
@@ -285,39 +376,36 @@ def save_run(
     policy: Policy,
     device: torch.device,
     **facts: Any,
-) -> dict[str, Any]:
-    """Write `model/` with the card of the run, and history.csv.
+) -> tuple[dict[str, Any], float]:
+    """Write `model/` with the card of the run, read it back, and write history.csv.
 
     Args:
-        model: with the weights that are kept.
-        history: of `fit`.
-        index: of `read_training_index`.
-        data: DATA, as for `crop_paths`: the recipe of its crops goes into the model folder.
-        output: OUTPUT.
-        config, policy: what it was trained with.
-        device: where.
+        model, history: of `fit`.
+        index, data, output: of and as for `read_crops`.
+        config, policy, device: as for `fit`.
         facts: more to tell, such as `pretrained` or `recipe`.
     Returns:
-        All facts of the run, as the card shows them.
+        All facts of the run, as the card shows them, and the largest difference in a logit between
+        the model and what was read back.
+    Raises:
+        ValueError: that difference is more than rounding.
     """
-    folder = find_artifact("data_audit.json", output)
-    audit = read_json(folder, "data_audit.json")
+    audit = read_json(find_artifact("data_audit.json", output), "data_audit.json")
     videos = index.drop_duplicates(["dataset", "video"])
-    parts = {split: (index[index["split"] == split], videos[videos["split"] == split])
-             for split in ("train", "val")}  # fmt: skip
+    size = resolve_model_data_config(model)["input_size"]
     facts |= {
         "ingredients": asdict(config),
-        "augmentation": policy_to_dict(policy),
-        "image_size": resolve_model_data_config(model)["input_size"][-1],
+        "augmentation": policy.to_dict(),
+        "image_size": size[-1],
         "epochs": len(history),
         "best_epoch": best_epoch(history),
-        "crop_recipe": crop_recipe(index, data).to_dict(),
-        "prior": float((parts["train"][1]["label"] == "FAKE").mean()),
+        "crop_recipe": _crop_recipe(index, data).to_dict(),
+        "prior": float(y_true_of(videos[videos["split"] == "train"]).mean()),
         "data_fingerprint": audit.get("fingerprint", ""),
         "splits": {
-            split: f"{len(crops):,} crops of {len(rows):,} videos, {rows['source'].nunique():,} "
-            f"sources, {(rows['label'] == 'FAKE').mean():.0%} FAKE"
-            for split, (crops, rows) in parts.items()
+            split: f"{(index['split'] == split).sum():,} crops of {len(rows):,} videos, "
+            f"{rows['source'].nunique():,} sources, {y_true_of(rows).mean():.0%} FAKE"
+            for split, rows in videos.groupby("split", sort=False)
         },
         "seed": config.seed,
         "duration": duration(history["elapsed_s"].iloc[-1]),
@@ -325,6 +413,14 @@ def save_run(
         "device": device_name(device),
         "versions": versions(),
     }
-    save_model(model, Path(output) / "model", extra=facts, card=model_card(facts))
+    folder = save_model(model, Path(output) / "model", extra=facts, card=model_card(facts))
+    again, _ = load_model(folder)
+    inputs = torch.randn(4, *size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        # `forward`: a compiled network would be built again, for a CPU.
+        logits = model.eval().forward(inputs)
+        difference = (again(inputs) - logits).abs().max().item()
+    if not difference <= 1e-4:
+        raise ValueError(f"the saved model answers differently, by up to {difference:.2g}")
     write_table(history, output, "history.csv")
-    return facts
+    return facts, difference

@@ -1,10 +1,11 @@
-"""How to train: named recipes, and what each of their ingredients is made of."""
+"""How to train: named recipes, their checks, and what each of their ingredients is made of."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -12,23 +13,36 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from timm.scheduler.scheduler import Scheduler
 
-OPTIMIZERS = ("adam", "adamw")
-SCHEDULES = ("constant", "cosine")
-CLASS_WEIGHTS = ("none", "balanced")
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-#: What a notebook writes where the recipe is to decide.
-FROM_RECIPE = (-1, "recipe")
+Chosen = TypeVar("Chosen")
+#: What a field may be whose default is of that type, and how it is called.
+KINDS: dict[type, tuple[Any, str]] = {
+    float: ((int, float), "a number"),
+    int: (int, "a whole number"),
+    bool: (bool, "True or False"),
+    str: (str, "text"),
+}
+ACCEPTED = {
+    "optimizer": ("adam", "adamw"),
+    "schedule": ("constant", "cosine"),
+    "class_weights": ("none", "balanced"),
+    "precision": ("auto", "float32", "bfloat16", "float16"),
+}
+#: Fields of TrainConfig that a recipe decides; the others are parameters of 03.
+INGREDIENTS = (
+    *("optimizer", "learning_rate", "weight_decay", "schedule", "warm_up", "ema"),
+    *("label_smoothing", "clip_norm", "balanced", "pairs"),
+)
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The ingredients of a recipe; the defaults are the field's reference recipe.
+    """A recipe and the settings of a run; the defaults are the field's reference recipe.
 
     Attributes:
         epochs: passes over the training videos.
         batch_size: crops a step, over all processes together.
         accumulate: parts that a batch is computed in; more of them take less memory.
-        optimizer: one of OPTIMIZERS.
+        optimizer: "adam" or "adamw".
         learning_rate: at its highest.
         weight_decay: of all but biases and norms.
         schedule: of the learning rate: "constant", or "cosine", which ends at zero.
@@ -40,7 +54,7 @@ class TrainConfig:
         frames_per_video: random crops of each video an epoch; 0: all.
         balanced: as many crops of each class an epoch.
         pairs: each real crop beside a fake one of its source.
-        precision: one of PRECISIONS; "auto" is what the hardware computes fastest.
+        precision: of `mixed_precision`.
         compile: let torch.compile build the network.
         seed: of the crops drawn, their order, augmentation and dropout.
     """
@@ -65,17 +79,10 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, accepted in (
-            ("optimizer", OPTIMIZERS),
-            ("schedule", SCHEDULES),
-            ("class_weights", CLASS_WEIGHTS),
-            ("precision", PRECISIONS),
-        ):
+        check_types(self)
+        for name, accepted in ACCEPTED.items():
             if getattr(self, name) not in accepted:
                 raise ValueError(f"{name} {getattr(self, name)!r}; accepted: {', '.join(accepted)}")
-        for name in ("balanced", "pairs", "compile"):
-            if getattr(self, name) not in (0, 1):
-                raise ValueError(f"{name} {getattr(self, name)!r}; accepted: 0, 1")
         for name in ("epochs", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} is not at least 1")
@@ -87,6 +94,44 @@ class TrainConfig:
                 raise ValueError(f"{name} {getattr(self, name)} is negative or not finite")
 
 
+def changed(chosen: Chosen, changes: Mapping[str, Any] | None, known: Iterable[str]) -> Chosen:
+    """A recipe or a policy with other values; ValueError names a key that is not `known`."""
+    changes = {} if changes is None else changes
+    if not isinstance(changes, Mapping):
+        raise ValueError(
+            f"CHANGES is a dictionary, not {changes!r}; papermill reads one after -y, such as "
+            "-y 'CHANGES: {ema: 0.99}', and makes text of it after -p"
+        )
+    for name in changes:
+        if name not in known:
+            raise ValueError(unknown("key of CHANGES", str(name), known))
+    # JSON, YAML and papermill know lists only.
+    given = {name: tuple(v) if isinstance(v, list) else v for name, v in changes.items()}
+    return replace(chosen, **given)  # type: ignore[type-var]
+
+
+def check_types(chosen: Any) -> None:
+    """Raise ValueError naming a field of a dataclass whose type is not that of its default."""
+    for field in fields(chosen):
+        value, kind = getattr(chosen, field.name), type(field.default)
+        if kind not in KINDS:  # a range, which the policy checks
+            continue
+        types, words = KINDS[kind]
+        if not isinstance(value, types) or isinstance(value, bool) != (kind is bool):
+            if kind is float and isinstance(value, str):
+                words += " (YAML reads 3e-4 as text; 0.0003 works)"
+            raise ValueError(f"{field.name} {value!r} is not {words}")
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Say that nothing of that kind is called `name`, and what comes nearest."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f", did you mean {near[0]}?" if near else "."
+    return f"no {kind} is called {name!r}{hint} Known: {', '.join(known)}"
+
+
+#: Parameters of 03 that no recipe decides.
+SETTINGS = tuple(f.name for f in fields(TrainConfig) if f.name not in INGREDIENTS)
 RECIPES = {
     "reference": TrainConfig(),
     "strong": TrainConfig(
@@ -101,24 +146,26 @@ RECIPES = {
 }
 
 
-def make_config(recipe: str, **changes: Any) -> TrainConfig:
-    """Take a named recipe, some of its ingredients changed; -1 and "recipe" leave one as it is.
+def make_config(
+    recipe: str, changes: Mapping[str, Any] | None = None, **settings: Any
+) -> TrainConfig:
+    """Take a named recipe, with other values for some of its ingredients.
 
+    Args:
+        recipe: name of one of RECIPES.
+        changes: CHANGES of 03, other values for some of INGREDIENTS.
+        settings: what no recipe decides, such as `epochs`.
     Raises:
-        ValueError: unknown recipe or ingredient, or a value out of range.
+        ValueError: unknown recipe or key, or a value of the wrong type or out of range.
     """
     if recipe not in RECIPES:
-        raise ValueError(f"unknown recipe {recipe!r}; known: {', '.join(RECIPES)}")
-    known = [field.name for field in fields(TrainConfig)]
-    if unknown := sorted(set(changes) - set(known)):
-        raise ValueError(f"unknown ingredient {unknown[0]!r}; known: {', '.join(known)}")
-    given = {name: value for name, value in changes.items() if value not in FROM_RECIPE}
-    return replace(RECIPES[recipe], **given)
+        raise ValueError(unknown("recipe", recipe, RECIPES))
+    return replace(changed(RECIPES[recipe], changes, INGREDIENTS), **settings)
 
 
-def balanced_weights(y_true: Sequence[int] | np.ndarray) -> tuple[float, float]:
+def balanced_weights(y_true: np.ndarray) -> tuple[float, float]:
     """Class weights n / (2 · n_class), so that both classes weigh the same in the loss."""
-    counts = np.bincount(np.asarray(y_true), minlength=2)
+    counts = np.bincount(y_true, minlength=2)
     if counts.min() == 0:
         raise ValueError("class weights need both classes in the training split")
     real, fake = counts.sum() / (2 * counts)

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 import tempfile
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
 from PIL import Image
-from tqdm.auto import tqdm
 
-from utils.faces.media import load_crop
 from utils.run.artifacts import atomic_path
+from utils.run.jobs import map_threads
 from utils.run.machine import environment
 
-CROPS_A_CHUNK = 64
 #: Left free on the disk beside a store.
 SPARE_BYTES = 256 * 2**20
 LAYOUT = 1  # counts up when the content of a store changes for the same inputs
@@ -35,14 +34,11 @@ class CropStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._crops: np.ndarray | None = None
 
-    @property
+    @cached_property
     def crops(self) -> np.ndarray:
         """The memory-mapped array."""
-        if self._crops is None:
-            self._crops = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        return self._crops
+        return np.load(self.path, mmap_mode="r", allow_pickle=False)
 
     @property
     def side(self) -> int:
@@ -53,7 +49,7 @@ class CropStore:
         return len(self.crops)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_crops": None}
+        return {"path": self.path}
 
 
 def store_folder(output: str | Path, store: str = "") -> Path:
@@ -102,17 +98,27 @@ def open_store(
     """
     if not paths:
         raise ValueError(f"there is no crop to put into the store {name!r}")
-    folder = Path(folder)
-    path = folder / f"{name}-{_name_of(paths, side)}.npy"
-    if not _is_whole(path, (len(paths), side, side, 3)):
-        _decode(paths, side, path, progress=progress)
+    folder, shape = Path(folder), (len(paths), side, side, 3)
+    path = folder / f"{name}-{_fingerprint(paths, side)}.npy"
+    if not _is_whole(path, shape):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for left in folder.glob(f".{name}-*.npy"):
+                left.unlink()  # of a run that was killed while it wrote
+            _decode(paths, path, shape, progress=progress)
+        except OSError as error:
+            raise OSError(
+                f"the decoded crops ({math.prod(shape) / 1e9:.2f} GB) cannot be written to "
+                f"{folder}: {error.strerror or error}. Set STORE to a folder with room, or lower "
+                "FRAMES_STORED or IMAGE_SIZE"
+            ) from error
     for old in folder.glob(f"{name}-{'?' * 16}.npy"):
         if old != path:
             old.unlink(missing_ok=True)
     return CropStore(path)
 
 
-def _name_of(paths: Sequence[str], side: int) -> str:
+def _fingerprint(paths: Sequence[str], side: int) -> str:
     digest = hashlib.blake2b(f"{LAYOUT} {side}".encode(), digest_size=8)
     for path in paths:
         try:
@@ -130,47 +136,25 @@ def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:
         return False
 
 
-def _decode(paths: Sequence[str], side: int, path: Path, *, progress: bool) -> None:
-    needed = len(paths) * side * side * 3
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f".{path.stem.split('-')[0]}-*.npy"):
-            left.unlink()  # of a run that was killed while it wrote
-        _check_room(path.parent, needed)
-        with atomic_path(path) as temporary:
-            shape = (len(paths), side, side, 3)
-            crops = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
-            # Take the disk now: a memory map that finds it full later kills the process.
-            if hasattr(os, "posix_fallocate"):
-                with open(temporary, "r+b") as file:
-                    os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
-            _fill(crops, paths, side, progress=progress)
-            crops.flush()
-    except OSError as error:
-        raise OSError(
-            f"the decoded crops ({needed / 1e9:.2f} GB) cannot be written to {path.parent}: "
-            f"{error.strerror or error}. Set STORE to a folder with room, or lower FRAMES_STORED "
-            "or IMAGE_SIZE"
-        ) from error
-
-
-def _check_room(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed + SPARE_BYTES:
+def _decode(paths: Sequence[str], path: Path, shape: tuple[int, ...], *, progress: bool) -> None:
+    free = shutil.disk_usage(path.parent).free
+    if free < math.prod(shape) + SPARE_BYTES:
         raise OSError(f"only {free / 1e9:.2f} GB are free")
+    with atomic_path(path) as temporary:
+        crops = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
+        # Take the disk now: a memory map that finds it full later kills the process.
+        if hasattr(os, "posix_fallocate"):
+            with open(temporary, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
 
+        def decode(row: int) -> None:  # straight into the map
+            crops[row] = resized(load_crop(paths[row]), shape[1])
 
-def _fill(crops: np.ndarray, paths: Sequence[str], side: int, *, progress: bool) -> None:
-    def fill(start: int) -> int:
-        for row in range(start, min(start + CROPS_A_CHUNK, len(paths))):
-            crops[row] = resized(load_crop(paths[row]), side)
-        return min(CROPS_A_CHUNK, len(paths) - start)
-
-    # Threads: decoding lets go of the interpreter lock, and writes straight into the map.
-    parallel = Parallel(n_jobs=-1, prefer="threads", return_as="generator_unordered")
-    with tqdm(total=len(paths), unit="crop", desc="decode", disable=not progress) as bar:
-        for done in parallel(delayed(fill)(start) for start in range(0, len(paths), CROPS_A_CHUNK)):
-            bar.update(done)
+        for _ in map_threads(
+            decode, range(len(paths)), desc="decode", unit="crop", progress=progress
+        ):
+            pass
+        crops.flush()
 
 
 def resized(crop: Image.Image, side: int) -> np.ndarray:

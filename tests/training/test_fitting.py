@@ -17,7 +17,15 @@ from utils.run.artifacts import ARTIFACTS
 from utils.training.augmentation import POLICIES
 from utils.training.batches import CropSet, CropTable
 from utils.training.checkpoints import has_checkpoint
-from utils.training.fitting import best_epoch, duration, epoch_line, fit
+from utils.training.fitting import (
+    best_epoch,
+    epoch_line,
+    fit,
+    process_count,
+    run_processes,
+    sum_up,
+)
+from utils.training.loop import duration, is_launched
 from utils.training.recipes import TrainConfig, balanced_weights
 from utils.training.store import open_store
 
@@ -72,32 +80,33 @@ def new_model(name="test_efficientnet", seed=0):
     return model
 
 
-def train(folder, paths, config=CONFIG, *, model=None, y_train=Y_TRUE, y_val=Y_TRUE,
-          policy="none", resume=False, device=CPU, **options):  # fmt: skip
-    model = model or new_model()
-    history = fit(
-        model,
+def train(output, paths, config=CONFIG, *, model=None, y_train=Y_TRUE, y_val=Y_TRUE,
+          policy="none", device=CPU, **options):  # fmt: skip
+    """History and model; the state is in `output/checkpoint`."""
+    model, history = fit(
+        model or new_model(),
         crop_set(paths, y_train),
         crop_set(paths, y_val, "val"),
         config,
         policy=POLICIES[policy],
-        folder=folder,
+        output=output,
         device=device,
-        resume=folder if resume else None,
-        progress=False,
-        **options,
+        **{"num_workers": 0, "progress": False} | options,
     )
     return history, model
+
+
+def state_of(output):
+    return torch.load(output / "checkpoint" / "last.pt", weights_only=True)
 
 
 def val_loss(model, paths, y_val, weight=None):
     transform = model_transform(model)
     images = torch.stack([transform(load_crop(path)) for path in paths])
-    targets = torch.tensor(y_val)
     with torch.inference_mode():
         logits = model.eval()(images)
     weight = weight and torch.tensor(weight)
-    return torch.nn.functional.cross_entropy(logits, targets, weight=weight).item()
+    return torch.nn.functional.cross_entropy(logits, torch.tensor(y_val), weight=weight).item()
 
 
 def same_weights(one, two):
@@ -146,11 +155,24 @@ def test_history_has_the_columns_of_the_contract_and_a_row_an_epoch(learned):
     assert history["images_per_s"].tolist() == pytest.approx((20 / seconds).tolist())
 
 
-def test_epoch_callback_gets_the_history_so_far(paths, tmp_path):
+def test_epoch_callback_gets_the_history_so_far_and_a_line_is_shown(paths, tmp_path, capsys):
     seen = []
-    history, _ = train(tmp_path, paths, replace(CONFIG, epochs=2), on_epoch=seen.append)
+    config = replace(CONFIG, epochs=2)
+    history, _ = train(tmp_path, paths, config, on_epoch=seen.append, progress=None)
     assert [len(past) for past in seen] == [1, 2]
     assert seen[1].equals(history)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [epoch_line(row, 2) for _, row in history.iterrows()]
+
+
+def test_the_given_model_stays_as_it_was_and_a_second_call_gives_the_same(paths, tmp_path):
+    model = new_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    first = train(tmp_path / "1", paths, STRONG, model=model, policy="reference")
+    assert same_weights(model, before)
+    assert not same_weights(first[1], before)
+    second = train(tmp_path / "2", paths, STRONG, model=model, policy="reference")
+    assert same_run(first, second)
 
 
 def test_epoch_line_tells_the_time_left():
@@ -160,6 +182,15 @@ def test_epoch_line_tells_the_time_left():
     assert "25% waiting" in line
     assert line.endswith("4 min, 8 min left")
     assert [duration(s) for s in (5, 99, 6000)] == ["5 s", "99 s", "1 h 40 min"]
+
+
+def test_summary_tells_what_is_kept_and_that_the_time_was_up(learned):
+    history, *_ = learned
+    shown = history.assign(val_loss=[0.9, 0.25, *[0.5] * 6], data_wait_s=1.0, compute_s=3.0)
+    assert sum_up(shown, 8).startswith("Epoch **2** of 8 has the lowest val loss, 0.250 (val AUC")
+    assert "; 25.0% of the time" in sum_up(shown, 8)
+    assert "RESUME" not in sum_up(shown, 8)
+    assert sum_up(shown, 9).endswith("**Stopped by the time budget: go on with RESUME.**")
 
 
 def test_kept_weights_are_those_of_the_best_epoch(overfitted, paths):
@@ -173,7 +204,7 @@ def test_kept_weights_are_those_of_the_best_epoch(overfitted, paths):
 
 def test_best_weights_are_a_copy_and_not_the_last_ones(overfitted):
     _, model, _, folder = overfitted
-    state = torch.load(folder / "last.pt", weights_only=True)
+    state = state_of(folder)
     assert same_weights(model, state["best"])
     assert not same_weights(model, state["model"])
 
@@ -199,7 +230,7 @@ def test_training_with_gradients_and_validation_without_them_and_in_eval_mode(pa
 def test_averaged_weights_are_validated_and_kept(paths, tmp_path):
     config = replace(CONFIG, ema=0.999, epochs=2)
     history, model = train(tmp_path, paths, config)
-    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    state = state_of(tmp_path)
     assert not same_weights(model, state["model"])
     best = history["val_loss"].min()
     assert val_loss(model, paths, Y_TRUE) == pytest.approx(best, abs=1e-4)
@@ -215,8 +246,8 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole(paths, tmp_path):
                 layer.training = False
         model.drop_rate = 0.0
         config = replace(CONFIG, epochs=1, batch_size=20, accumulate=parts, learning_rate=1e-3)
-        train(tmp_path / str(parts), paths, config, model=model)
-        return torch.cat([value.flatten() for value in model.state_dict().values()])
+        _, trained = train(tmp_path / str(parts), paths, config, model=model)
+        return torch.cat([value.flatten() for value in trained.state_dict().values()])
 
     start = torch.cat([value.flatten() for value in new_model().state_dict().values()])
     whole, parts = weights(1), weights(3)
@@ -264,17 +295,18 @@ def test_two_processes_learn_what_one_learns_and_only_one_writes(paths, tmp_path
     """A network without batch norms or dropout, whose gradient does not depend on the shares."""
     config = replace(CONFIG, epochs=2, batch_size=10, learning_rate=1e-3)
     seen = []
-    one, _ = train(tmp_path / "one", paths, config, model=new_model("test_convnext"))
+    start = new_model("test_convnext")
+    one, _ = train(tmp_path / "one", paths, config, model=start)
     two, model = train(
-        tmp_path / "two", paths, config, model=new_model("test_convnext"), processes=2,
-        on_epoch=seen.append,
-    )  # fmt: skip
+        tmp_path / "two", paths, config, model=start, processes=2, on_epoch=seen.append
+    )
+    assert same_weights(start, new_model("test_convnext").state_dict())
     assert [len(past) for past in seen] == [1, 2]
-    assert sorted(os.listdir(tmp_path / "two")) == ["last.pt", "previous.pt"]
+    assert sorted(os.listdir(tmp_path / "two" / "checkpoint")) == ["last.pt", "previous.pt"]
     for column in ("train_loss", "val_loss", "val_auc"):
         assert two[column].tolist() == pytest.approx(one[column].tolist(), abs=1e-4)
     # The gathered scores are those of one process, row by row.
-    state = torch.load(tmp_path / "two" / "last.pt", weights_only=True)
+    state = state_of(tmp_path / "two")
     assert same_weights(model, state["best"])
     best = two["val_loss"].min()
     assert val_loss(model, paths, Y_TRUE) == pytest.approx(best, abs=1e-6)
@@ -283,6 +315,36 @@ def test_two_processes_learn_what_one_learns_and_only_one_writes(paths, tmp_path
 def test_an_error_in_a_process_arrives_as_what_it_is(paths, tmp_path):
     with pytest.raises(ValueError, match="batch_size 3 gives each of 2 processes"):
         train(tmp_path, paths, replace(CONFIG, batch_size=3), processes=2)
+
+
+def tell_rank(argument, report):
+    report(
+        "rank", {"rank": os.environ["RANK"], "of": os.environ["WORLD_SIZE"], "argument": argument}
+    )
+
+
+def fail_in_the_second(argument, report):
+    if os.environ["RANK"] == "1":
+        raise FloatingPointError(f"{argument} is no number")
+    torch.ones(1).sum()
+
+
+def test_processes_run_a_function_and_the_first_one_reports():
+    seen = []
+    run_processes(tell_rank, "train", 2, lambda kind, content: seen.append((kind, content)))
+    assert seen == [("rank", {"rank": "0", "of": "2", "argument": "train"})]
+    assert not is_launched()  # this process is not one of them
+
+
+def test_what_a_process_raises_is_raised_here():
+    with pytest.raises(FloatingPointError, match="the loss is no number"):
+        run_processes(fail_in_the_second, "the loss", 2, lambda *_: None)
+
+
+def test_every_visible_gpu_gets_a_process_unless_one_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert process_count(torch.device("cuda")) == 2
+    assert process_count(torch.device("cuda:1")) == process_count(CPU) == 1
 
 
 # stop and go on
@@ -325,7 +387,7 @@ def test_run_stopped_within_an_epoch_goes_on_to_the_bit(paths, tmp_path, monkeyp
             checkpoint_minutes=1e9,
         )  # fmt: skip
     assert len(history) == 1  # four steps an epoch, a minute each
-    state = torch.load(tmp_path / "parts" / "last.pt", weights_only=True)
+    state = state_of(tmp_path / "parts")
     assert (state["epoch"], state["step"]) == (2, 2)
     rest = train(tmp_path / "parts", paths, STRONG, model=new_model(seed=9), policy="robust",
                  resume=True)  # fmt: skip
@@ -335,7 +397,7 @@ def test_run_stopped_within_an_epoch_goes_on_to_the_bit(paths, tmp_path, monkeyp
 def test_budget_that_ends_in_the_first_epoch_keeps_the_state_and_says_so(paths, tmp_path):
     with pytest.raises(TimeoutError, match="RESUME=True"):
         train(tmp_path, paths, time_budget_min=1e-9)
-    assert has_checkpoint(tmp_path)
+    assert has_checkpoint(tmp_path / "checkpoint")
     history, _ = train(tmp_path, paths, resume=True)
     assert len(history) == 3
 
@@ -382,17 +444,21 @@ def test_finished_run_is_not_trained_again(overfitted, paths):
     assert same_weights(model, expected.state_dict())
 
 
-def test_run_goes_on_from_another_folder_and_leaves_that_as_it_was(overfitted, paths, tmp_path):
-    whole, expected, y_val, folder = overfitted
+def test_run_goes_on_from_an_attached_output_and_leaves_that_as_it_was(
+    overfitted, paths, tmp_path, monkeypatch
+):
+    whole, expected, y_val, output = overfitted
+    folder = output / "checkpoint"
     before = {name: os.stat(folder / name).st_mtime_ns for name in os.listdir(folder)}
-    model = new_model(seed=5)
-    history = fit(
-        model, crop_set(paths, Y_TRUE), crop_set(paths, y_val, "val"), replace(CONFIG, epochs=6),
-        policy=POLICIES["none"], folder=tmp_path, device=CPU, resume=folder, progress=False,
-    )  # fmt: skip
+    monkeypatch.setattr("utils.training.checkpoints.input_roots", lambda: [output])
+    config = replace(CONFIG, epochs=6)
+    history, model = train(
+        tmp_path, paths, config, resume=True, y_val=y_val, model=new_model(seed=5)
+    )
     assert history.equals(whole)
     assert same_weights(model, expected.state_dict())
     assert {name: os.stat(folder / name).st_mtime_ns for name in os.listdir(folder)} == before
+    assert has_checkpoint(tmp_path / "checkpoint")
 
 
 def test_without_resume_a_checkpoint_is_not_gone_on_from(paths, tmp_path):
@@ -400,7 +466,7 @@ def test_without_resume_a_checkpoint_is_not_gone_on_from(paths, tmp_path):
     train(tmp_path, paths, one)
     history, _ = train(tmp_path, paths, one)
     assert history["epoch"].tolist() == [1]
-    assert has_checkpoint(tmp_path)
+    assert has_checkpoint(tmp_path / "checkpoint")
     assert not has_checkpoint(tmp_path / "nowhere")
 
 
@@ -450,7 +516,7 @@ def test_loss_that_is_no_number_stops_and_leaves_the_last_good_state(paths, tmp_
     if broken == "train":
         assert "step 2:" in message
         assert sum(path in message for path in paths) == 5
-    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    state = state_of(tmp_path)
     assert [row["epoch"] for row in state["history"]] == [1]
     assert all(tensor.isfinite().all() for tensor in state["model"].values())
 

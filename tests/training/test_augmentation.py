@@ -1,20 +1,31 @@
+import json
+from dataclasses import replace
+from pathlib import Path
 from statistics import NormalDist
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 
+from utils.data.crops import image_statistics
 from utils.training.augmentation import (
+    PARAMETERS,
     POLICIES,
+    Policy,
     augment,
     blend_mask,
     compress,
     geometry_matrix,
     make_policy,
+    measure_policy,
+    preview_blends,
+    preview_policy,
     self_blend,
     shrink,
 )
 
+NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "02_augment.ipynb"
 ROBUST = POLICIES["robust"]
 
 
@@ -55,7 +66,7 @@ def matrices(policy, n=2000, shape=(160, 160), image_size=160):
 
 
 def only(**values):
-    return make_policy("none", **values)
+    return make_policy("none", values)
 
 
 # shape
@@ -85,7 +96,7 @@ def test_what_is_no_rgb_crop_of_bytes_is_refused(crop):
 def test_grey_stays_grey_without_colour_noise_and_compression():
     crop = np.repeat(noise_image()[..., :1], 3, axis=2)
     for seed in range(20):
-        result = run(crop, make_policy("robust", noise=0, jpeg=0), seed)
+        result = run(crop, make_policy("robust", {"noise": 0, "jpeg": 0}), seed)
         assert np.array_equal(result[..., 0], result[..., 1])
         assert np.array_equal(result[..., 0], result[..., 2])
 
@@ -369,3 +380,128 @@ def test_crops_with_pixels_to_spare_stay_nearly_as_sharp_as_those_of_val():
         return np.mean(sharpness[1:]) / sharpness[0]
 
     assert kept_sharpness(96) > 0.8 > kept_sharpness(64)
+
+
+# what a policy may say
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_policy_survives_json(name):
+    policy = make_policy(
+        name, {"crop_scale": [0.5, 0.9], "jpeg_quality": [30, 60], "rotation": 3.0}
+    )
+    assert (policy.crop_scale, policy.jpeg_quality) == ((0.5, 0.9), (30, 60))
+    assert Policy.from_dict(json.loads(json.dumps(policy.to_dict()))) == policy
+
+
+def test_augment_json_of_an_earlier_version_loads():
+    old = {"crop_scale": [0.7, 1.0], "flip": 0.5, "rotation": 5.0}
+    policy = Policy.from_dict({"policy": "reference", "parameters": old})
+    assert policy == Policy("reference", crop_scale=(0.7, 1.0), flip=0.5, rotation=5.0)
+
+
+def test_reference_is_crop_flip_and_rotation_alone():
+    parameters = POLICIES["reference"].to_dict()["parameters"]
+    changed = {name for name in PARAMETERS if parameters[name] != getattr(Policy("x"), name)}
+    assert changed == {"crop_scale", "flip", "rotation"}
+    assert POLICIES["reference"].crop_scale == (0.8, 1.0)
+    assert (POLICIES["reference"].flip, POLICIES["reference"].rotation) == (0.5, 10.0)
+
+
+def test_changes_are_given_by_key_and_the_others_left():
+    policy = make_policy("reference", {"rotation": 3, "jpeg_quality": [30, 60]})
+    assert policy == replace(POLICIES["reference"], rotation=3, jpeg_quality=(30, 60))
+    assert make_policy("reference", {}) == make_policy("reference") == POLICIES["reference"]
+
+
+def test_notebook_explains_every_parameter():
+    text = NOTEBOOK.read_text(encoding="utf-8")
+    assert [
+        name for name in PARAMETERS if f"| `{name}`" not in text and f"`{name}` |" not in text
+    ] == []
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"crop_scale": (0.0, 1.0)},
+        {"crop_scale": (0.9, 0.8)},
+        {"crop_scale": (0.5, 1.5)},
+        {"flip": -0.1},
+        {"flip": 1.1},
+        {"rotation": -1},
+        {"rotation": 181},
+        {"rotation": float("nan")},
+        {"colour": 1.5},
+        {"jpeg": "often"},
+        {"flip": True},
+        {"crop_scale": (True, True)},
+        {"jpeg_quality": (0, 50)},
+        {"jpeg_quality": (50, 101)},
+        {"blur_sigma": (0, 1)},
+        {"downscale_factor": (0.5, 1.2)},
+        {"noise_std": 4},
+        {"noise_std": ("2", "4")},
+        {"cutout_scale": (0.1, 0.2, 0.3)},
+        {"self_blend": 2},
+    ],
+)
+def test_bad_value_is_refused_and_named(values):
+    with pytest.raises(ValueError, match=next(iter(values))):
+        Policy("x", **values)
+
+
+def test_unknown_policy_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"'strong'.*none, reference, robust"):
+        make_policy("strong")
+
+
+def test_unknown_parameter_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"'flips', did you mean flip\? Known: crop_scale, flip,"):
+        make_policy("none", {"flips": 0.5})
+
+
+def test_text_is_refused_and_what_yaml_reads_is_told():
+    with pytest.raises(ValueError, match=r"rotation '1e1' is not a number \(YAML reads"):
+        make_policy("none", {"rotation": "1e1"})
+
+
+# what 02 shows
+
+
+@pytest.fixture
+def sample():
+    """Rows and pixels of four crops, REAL and FAKE in turns."""
+    rows = pd.DataFrame({"label": ["FAKE", "REAL"] * 2}, index=[7, 3, 5, 9])
+    return rows, [noise_image(32, 32, seed) for seed in range(4)]
+
+
+def test_preview_shows_a_crop_of_each_class_and_what_the_policy_draws(sample):
+    images, titles, labels = preview_policy(ROBUST, *sample, draws=2, seed=1)
+    again, _, _ = preview_policy(ROBUST, *sample, draws=2, seed=1)
+    assert titles == ["REAL, as it is", "draw 1", "draw 2", "FAKE, as it is", "draw 1", "draw 2"]
+    assert labels == ["REAL"] * 3 + ["FAKE"] * 3
+    assert np.array_equal(images[0], sample[1][1]) and np.array_equal(images[3], sample[1][0])
+    assert not np.array_equal(images[1], images[2])
+    assert all(np.array_equal(*pair) for pair in zip(images, again))
+
+
+def test_preview_of_blends_shows_real_mask_and_fake(sample):
+    images, titles, labels = preview_blends(*sample, size=4)
+    assert titles == ["REAL", "mask", "self-blended"] * 2
+    assert labels == ["REAL", "", "FAKE"] * 2
+    real, mask, fake = images[:3]
+    assert np.array_equal(real, sample[1][1])
+    outside = mask[..., 0] == 0
+    assert np.abs(fake.astype(int) - real)[outside].max() <= 1
+    assert np.abs(fake.astype(int) - real)[~outside].max() > 1
+
+
+def test_statistics_are_those_of_the_crops_before_and_after(sample):
+    brighter = make_policy("none", {"colour": 0.5})
+    before, after = measure_policy(brighter, *sample, seed=0)
+    assert list(before.index) == list(after.index) == [7, 3, 5, 9]
+    assert before.iloc[2].to_dict() == image_statistics(sample[1][2])
+    assert (before["brightness"] != after["brightness"]).all()
+    same, unchanged = measure_policy(POLICIES["none"], *sample)
+    pd.testing.assert_frame_equal(same, unchanged)
