@@ -83,7 +83,7 @@ def test_wrong_answers_are_those_beyond_the_threshold_the_surest_first():
 def test_an_error_shows_frames_over_its_whole_length_and_the_nearest_of_training(gallery):
     (entry,) = gallery
     assert entry["title"] == "FAKE (method unknown), judged 0.25"
-    assert [text for _, text in entry["frames"]] == ["P(FAKE) 0.00", "P(FAKE) 0.20", "P(FAKE) 0.40"]
+    assert [text for _, text in entry["crops"]] == ["P(FAKE) 0.00", "P(FAKE) 0.20", "P(FAKE) 0.40"]
     assert sorted(label for *_, label in entry["neighbours"]) == ["FAKE", "REAL", "REAL"]
     image, text, label = entry["neighbours"][0]
     assert (image.getpixel((0, 0))[0], text, label) == (50, "train: FAKE", "FAKE")

@@ -341,7 +341,7 @@ def worst_errors(
     transform: Transform,
     device: torch.device,
 ) -> list[dict[str, Any]]:
-    """What `plot_gallery` draws: three frames of a video, over its length, and faces like them.
+    """What `plot_gallery` draws: three crops of a video, over its length, and faces like them.
 
     Args:
         wrong: a row a video: `dataset, video, label, method, score`.
@@ -367,7 +367,7 @@ def worst_errors(
             {
                 "title": f"{video.label} ({method}), judged {video.score:.2f}",
                 "label": video.label,
-                "frames": [
+                "crops": [
                     (load_crop(paths[row]), f"P(FAKE) {score:.2f}")
                     for row, score in frames["score"].items()
                 ],
