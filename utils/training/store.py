@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from utils.faces.media import load_crop
 from utils.run.artifacts import atomic_path
 from utils.run.jobs import map_threads
 from utils.run.machine import environment
