@@ -177,3 +177,17 @@ def test_learning_rate_is_drawn_over_epochs():
     assert line.get_xdata().tolist() == [0, 0.5, 1, 1.5]
     assert line.get_ydata().tolist() == [0.1, 0.2, 0.1, 0.0]
     assert ax.get_title(loc="left") == "Learning rate, 4 steps"
+
+
+def test_people_have_a_row_of_crops_each_with_its_maps_below():
+    face = np.zeros((4, 4, 3), np.uint8)
+    rows = [("Person 1", "FAKE", [face] * 2, ["a", "b"]), ("Person 2", "UNSURE", [face], ["c"])]
+    figure = figures.plot_people(rows, maps=[[face + 9] * 2, [face + 9]], title="clip.mp4")
+    shown = [ax for ax in figure.axes if ax.images]
+    assert [ax.get_title(loc="left") for ax in shown] == ["a", "b", "", "", "c", ""]
+    assert [int(ax.images[0].get_array().max()) for ax in shown] == [0, 0, 9, 9, 0, 9]
+    assert to_hex(shown[4].spines["left"].get_edgecolor()) == figures.MUTED.lower()
+    with pytest.raises(ValueError, match="zip"):
+        figures.plot_people(rows, maps=[[face], [face]])
+    with pytest.raises(ValueError, match="nothing to draw"):
+        figures.plot_people([])
