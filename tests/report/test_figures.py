@@ -200,3 +200,17 @@ def test_detections_show_a_box_and_a_crop_a_face(n):
         [10 * i, 5, 10 * i + 8, 20] for i in range(n)
     ]
     assert [ax.get_title(loc="left") for ax in axes[1:] if ax.axison] == ["P(face) 0.90"] * n
+
+
+def test_people_have_a_row_of_crops_each_with_its_maps_below():
+    face = np.zeros((4, 4, 3), np.uint8)
+    rows = [("Person 1", "FAKE", [face] * 2, ["a", "b"]), ("Person 2", "UNSURE", [face], ["c"])]
+    figure = figures.plot_people(rows, maps=[[face + 9] * 2, [face + 9]], title="clip.mp4")
+    shown = [ax for ax in figure.axes if ax.images]
+    assert [ax.get_title(loc="left") for ax in shown] == ["a", "b", "", "", "c", ""]
+    assert [int(ax.images[0].get_array().max()) for ax in shown] == [0, 0, 9, 9, 0, 9]
+    assert to_hex(shown[4].spines["left"].get_edgecolor()) == figures.MUTED.lower()
+    with pytest.raises(ValueError, match="zip"):
+        figures.plot_people(rows, maps=[[face], [face]])
+    with pytest.raises(ValueError, match="nothing to draw"):
+        figures.plot_people([])

@@ -156,7 +156,7 @@ def test_roc_holds_the_curve_the_auc_and_the_operating_point():
     ax = score_figures.plot_roc(
         Y_TRUE, Y_SCORE, interval={"value": 0.833, "low": 0.5, "high": 1.0}, threshold=0.5
     )
-    assert line(ax, "model").get_label() == "model (AUC 0.833, 0.500 to 1.000)"
+    assert line(ax, "model").get_label() == "model: AUC 0.833 (0.500 to 1.000)"
     point = line(ax, "threshold")
     np.testing.assert_allclose([point.get_xdata()[0], point.get_ydata()[0]], [0.5, 2 / 3])
     assert "5 test videos (2 REAL, 3 FAKE)" in ax.get_title(loc="left")

@@ -481,17 +481,16 @@ def plot_people(
         maps: pictures (H, W, 3) of the maps of those crops, in the same shape.
         title: for example the name of the file.
     Raises:
-        ValueError: no crop, or maps in another shape.
+        ValueError: no crop, or not a caption (and a map) for each.
     """
-    if maps and [len(row[2]) for row in rows] != [len(pictures) for pictures in maps]:
-        raise ValueError("plot_people needs a map for each crop, or none at all.")
     strips = []
     for i, (heading, answer, crops, captions) in enumerate(rows):
         color = COLORS.get(answer, MUTED)
         strip: list[list[Picture]] = [
             [(*both, color) for both in zip(crops, captions, strict=True)]
         ]
-        strip += [[(picture, "", None) for picture in maps[i]]] if maps else []
+        if maps:
+            strip.append([(heat, "", None) for heat, _ in zip(maps[i], crops, strict=True)])
         strips.append((heading, color, strip))
     figure = draw_strips(strips, columns=4)
     if title:

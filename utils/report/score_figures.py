@@ -117,7 +117,7 @@ def plot_roc(
     ax.plot([0, 1], [0, 1], ":", color=MUTED, label="chance (AUC 0.5)")
     if _has_both(ax, y_true):
         curve = RocCurveDisplay.from_predictions(y_true, y_score, ax=ax, drop_intermediate=False)
-        curve.line_.set(color=INK, label=_model("AUC", curve.roc_auc, interval))
+        curve.line_.set(color=INK, label=_named("AUC", curve.roc_auc, interval))
         if threshold is not None:
             called = y_score >= threshold
             _mark(ax, called[y_true == 0].mean(), called[y_true == 1].mean(), threshold)
@@ -143,7 +143,7 @@ def plot_precision_recall(
     ax.axhline(prevalence, color=MUTED, linestyle=":", label=f"all called FAKE ({prevalence:.3f})")
     if _has_both(ax, y_true):
         curve = PrecisionRecallDisplay.from_predictions(y_true, y_score, ax=ax)
-        curve.line_.set(color=INK, label=_model("AP", curve.average_precision, interval))
+        curve.line_.set(color=INK, label=_named("AP", curve.average_precision, interval))
         called = y_score >= (threshold if threshold is not None else np.inf)
         if called.any():
             _mark(ax, called[y_true == 1].mean(), y_true[called].mean(), threshold)
@@ -194,9 +194,8 @@ def _has_both(ax: Axes, y_true: np.ndarray) -> bool:
     return both
 
 
-def _model(metric: str, value: float, row: Mapping[str, Any] | None) -> str:
-    within = f", {words.interval(row)}" if words.interval(row) else ""
-    return f"model ({metric} {value:.3f}{within})"
+def _named(metric: str, value: float, interval: Mapping[str, Any] | None) -> str:
+    return f"model: {metric} {words.estimate({**(interval or {}), 'value': value})}"
 
 
 def _mark(ax: Axes, x: float, y: float, threshold: float | None) -> None:
