@@ -27,12 +27,12 @@ predict: $(VENV)/.installed ## judge INPUT=file, folder or glob [MODEL=folder OU
 test: $(VENV)/.installed-dev ## all tests, the notebooks end to end included; ARGS="-k name" for some
 	$(PY) -m pytest $(ARGS)
 
-lint: $(VENV)/.installed-dev ## ruff, format, stripped notebooks, types
+lint: $(VENV)/.installed-dev ## ruff, format, stripped notebooks, types, who imports whom
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(if $(NOTEBOOKS),$(PY) -m nbstripout --keep-id --verify $(NOTEBOOKS))
 	$(PY) -m mypy
-	$(VENV)/bin/lint-imports
+	$(PY) -c "from importlinter.cli import lint_imports_command as lint; lint()"
 
 bench: $(VENV)/.installed ## ratios against peers and limits, into outputs/bench.json [ONLY=loader BENCH_DATA=]
 	@$(PY) -m benchmarks.run

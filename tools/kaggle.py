@@ -1,4 +1,4 @@
-"""Describe, stage and push the notebooks as Kaggle kernels: `python -m tools.kaggle --help`."""
+"""The notebooks as Kaggle kernels, and what they import as a data set: `make kaggle-push`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 METADATA = ROOT / "kaggle-metadata.json"
 SCHEMA = Path(__file__).with_name("kaggle-schema.json")
 STAGED = Path("build/kaggle")
+#: What goes into the data set, where it is there: folders and a file.
+CONTENT = ("utils", "models", "LICENSE")
 #: Stands for a user's name until one is given.
 NOBODY = "OWNER"
 #: What Kaggle's image runs, so which wheels it takes.
@@ -91,7 +93,7 @@ def fetch_wheels(folder: str | Path, *, python: str = PYTHON) -> Path:
 
 
 def stage(described: dict[str, Any], folder: str | Path, *, wheels: str | Path) -> Path:
-    """Write one folder a kernel, and the data set that carries `utils`, ready to push.
+    """Write one folder a kernel, and the data set that they all attach, ready to push.
 
     Args:
         described: of `read_metadata`, with an owner.
@@ -109,7 +111,7 @@ def stage(described: dict[str, Any], folder: str | Path, *, wheels: str | Path) 
     if folder.exists() and any(folder.iterdir()) and not (folder / UTILS_DATASET).is_dir():
         raise ValueError(f"{folder} is not ours to replace: move it, or name another folder")
     shutil.rmtree(folder, ignore_errors=True)
-    _stage_utils(described, folder / UTILS_DATASET, Path(wheels))
+    _stage_dataset(described, folder / UTILS_DATASET, Path(wheels))
     for kernel in described["kernels"]:
         metadata = kernel_metadata(described, kernel)
         home = folder / kernel["slug"]
@@ -141,15 +143,16 @@ def kernel_metadata(described: dict[str, Any], kernel: dict[str, Any]) -> dict[s
     return metadata | ({"machine_shape": kernel["machine_shape"]} if kernel["enable_gpu"] else {})
 
 
-def _stage_utils(described: dict[str, Any], folder: Path, wheels: Path) -> None:
-    """The package as it is, the wheels, and what Kaggle must know of the data set."""
+def _stage_dataset(described: dict[str, Any], folder: Path, wheels: Path) -> None:
+    """`CONTENT` as it is, the wheels, and what Kaggle must know of the data set."""
     utils = described["utils"]
     folder.mkdir(parents=True)
-    package = folder / "utils"
-    shutil.copytree(ROOT / "utils", package, ignore=shutil.ignore_patterns("__pycache__", ".*"))
-    shutil.copy(ROOT / "LICENSE", folder)
-    for wheel in sorted(wheels.glob("*.whl")):
-        shutil.copy(wheel, folder)
+    for path in [*(ROOT / name for name in CONTENT), *sorted(wheels.glob("*.whl"))]:
+        if path.is_dir():
+            hidden = shutil.ignore_patterns("__pycache__", ".*")
+            shutil.copytree(path, folder / path.name, ignore=hidden)
+        elif path.is_file():
+            shutil.copy(path, folder)
     metadata = {
         "id": f"{described['owner']}/{utils['slug']}",
         "title": utils["title"],
@@ -189,10 +192,22 @@ def set_address(repository: str, root: Path = ROOT) -> list[Path]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run from the command line; returns 0, 1 (Kaggle refused or a kernel failed) or 2."""
-    parser = argparse.ArgumentParser(prog="python -m tools.kaggle", description=__doc__)
-    parser.add_argument("command", choices=("stage", "push", "address"))
-    parser.add_argument("--owner", default="", help="your name on Kaggle")
-    parser.add_argument("--dry-run", action="store_true", help="stage, and say what would happen")
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.kaggle",
+        description="The notebooks as private kernels of your own on Kaggle (docs/push.md).",
+    )
+    parser.add_argument(
+        "command",
+        choices=("stage", "push", "address"),
+        help=f"stage: write {STAGED}, asking nobody; push: stage, push and run in order; address: "
+        f'put "repository" of {METADATA.name} into the badges and cells that name it',
+    )
+    parser.add_argument(
+        "--owner", default="", help=f'your name on Kaggle ("{NOBODY}" is nobody\'s)'
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="stage, and say what a push would do"
+    )
     args = parser.parse_args(argv)
     try:
         described = read_metadata(owner=args.owner)

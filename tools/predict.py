@@ -1,4 +1,4 @@
-"""Judge files from the command line: `python -m tools.predict --help`."""
+"""Judge images and videos from the command line: `make predict`."""
 
 from __future__ import annotations
 
@@ -8,19 +8,27 @@ import sys
 from pathlib import Path
 
 from utils.faces.media import collect_inputs
-from utils.inference.answers import find_model, judge_files, load_judge
-from utils.inference.pictures import write_answers
+from utils.inference.answers import judge_files, write_tables
+from utils.inference.judging import load_judge
+from utils.inference.pictures import Pictures
+from utils.model.network import find_model
+from utils.report.figures import show_figures
 from utils.run.machine import get_device
 
 
 def main(argv: list[str] | None = None) -> int:
     """Judge files from the command line; returns 0, or 2 where nothing could be judged at all."""
-    parser = argparse.ArgumentParser(prog="python -m tools.predict", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.predict",
+        description="Say of images and videos whether they are REAL, FAKE or UNSURE.",
+    )
     parser.add_argument("--input", required=True, help="file, folder or glob; or a list ['a','b']")
-    parser.add_argument("--model", default="", help="model folder; default: of OUTPUT")
-    parser.add_argument("--output", default="", help="where tables and pictures go; default: none")
-    parser.add_argument("--frames", type=int, default=16, help="frames a video; 0: all")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--model", default="", help="model folder; default: `model` in OUTPUT")
+    parser.add_argument(
+        "--output", default="", help="folder for tables and pictures; default: none"
+    )
+    parser.add_argument("--frames", type=int, default=16, help="frames of a video (16); 0: all")
+    parser.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
     args = parser.parse_args(argv)
     try:
         inputs = collect_inputs(_as_list(args.input))
@@ -32,7 +40,11 @@ def main(argv: list[str] | None = None) -> int:
     for answer in answers:
         print(answer)
     if args.output:
-        write_answers(judge, answers, Path(args.output), frames_per_video=args.frames)
+        write_tables(answers, args.output)
+        pictures, folder = Pictures(judge, answers, args.frames), Path(args.output) / "annotated"
+        show_figures(pictures.timelines(n=-1), folder, show=False)
+        show_figures(pictures.people(n=-1, n_maps=len(answers)), folder, show=False)
+        pictures.annotate(folder, n=-1)
         print(f"Tables and pictures are in {args.output}")
     return 0
 

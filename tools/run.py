@@ -1,4 +1,4 @@
-"""Run the notebooks in order, on real data or on the demo: `python -m tools.run --help`."""
+"""Run the notebooks in order, on real data or on the demo: `make run`."""
 
 from __future__ import annotations
 
@@ -209,14 +209,29 @@ def _summary(output: Path) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run from the command line; returns 0, 1 (a notebook failed), 2 (refused) or 130 (Ctrl-C)."""
-    parser = argparse.ArgumentParser(prog="python -m tools.run", description=__doc__)
-    parser.add_argument("--data", help="folder of a known layout (default: draw the demo data)")
-    parser.add_argument("--output", help="folder to write to (outputs/run, or outputs/demo)")
-    example = 'parameters, such as "03_train.EPOCHS=2 03_train.IMAGE_SIZE=96"'
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.run",
+        description="Run the notebooks in order, on your data or on a demo that is drawn first.",
+        epilog=f"Notebooks: {', '.join(NOTEBOOKS)}.",
+    )
+    parser.add_argument("--data", metavar="FOLDER", help="of a known layout; default: the demo")
+    parser.add_argument("--output", metavar="FOLDER", help="default: outputs/run, or outputs/demo")
     # One text for several parameters, as make hands it on, or several texts.
-    parser.add_argument("--set", dest="overrides", nargs="*", action="extend", help=example)
-    parser.add_argument("--from", dest="start", metavar="NOTEBOOK", help="first notebook")
-    parser.add_argument("--to", dest="stop", metavar="NOTEBOOK", help="last notebook")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        nargs="*",
+        action="extend",
+        metavar="NOTEBOOK.PARAMETER=VALUE",
+        help='parameters, such as "03_train.EPOCHS=2 03_train.IMAGE_SIZE=96"',
+    )
+    parser.add_argument(
+        "--from",
+        dest="start",
+        metavar="NOTEBOOK",
+        help="first notebook; default: 00, or 01 for crops",
+    )
+    parser.add_argument("--to", dest="stop", metavar="NOTEBOOK", help="last notebook; default: 05")
     args = parser.parse_args(argv)
     # papermill doubts parameters whose comment holds a "="; ours are checked already.
     logging.getLogger("papermill").setLevel(logging.ERROR)

@@ -42,7 +42,7 @@ WORKING_LIMIT = 20e9  # bytes of /kaggle/working
 SMALLER: dict[str, dict[str, Any]] = {
     "00_extract_faces": {"FRAMES_PER_VIDEO": 3},
     "03_train": {"EPOCHS": 3, "PROCESSES": 2},
-    "04_evaluate": {"RESAMPLES": 100, "ROBUSTNESS_CROPS": 60, "HEAT_MAPS": 1, "MASKS": ""},
+    "04_evaluate": {"RESAMPLES": 100, "ROBUSTNESS_CROPS": 60, "HEAT_MAPS": 1},
     "05_inference": {"MAX_EXAMPLES": 3, "FRAMES_PER_VIDEO": 4},
 }
 #: Where each kind of source is mounted below /kaggle/input, by form.

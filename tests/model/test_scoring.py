@@ -8,18 +8,15 @@ from PIL import Image
 
 from utils.model.network import build_model, load_model, save_model
 from utils.model.scoring import (
+    Scorer,
     eval_transform,
     loss_of,
-    make_loader,
     mixed_precision,
     model_transform,
-    predict_logits,
 )
 
 HALF = [0.5, 0.5, 0.5]
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-PLAIN = eval_transform(image_size=32, mean=HALF, std=HALF)
-Y_TRUE = [0, 1] * 10
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
@@ -119,6 +116,10 @@ def test_loss_of_a_new_network_is_that_of_not_knowing():
 class Brightness(torch.nn.Module):
     """Logits (-m, 2 m) of the mean brightness m; training would crash it."""
 
+    def __init__(self):
+        super().__init__()
+        self.pretrained_cfg = {"input_size": (3, 8, 8), "mean": (0,) * 3, "std": (1,) * 3}
+
     def forward(self, images):
         assert not self.training
         mean = images.mean((1, 2, 3))
@@ -126,46 +127,39 @@ class Brightness(torch.nn.Module):
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_predictions_are_logits_of_fake_in_the_order_of_the_rows(tmp_path, num_workers):
+def test_scores_are_logits_of_fake_in_the_order_of_the_paths(tmp_path, num_workers):
     levels = [200, 0, 255, 51, 102]
     for row, level in enumerate(levels):
         Image.new("RGB", (8, 8), (level,) * 3).save(tmp_path / f"{9 - row}.png")
     rows = [str(tmp_path / f"{9 - row}.png") for row in range(5)]
-    change = eval_transform(image_size=8, mean=[0] * 3, std=[1] * 3)
-    loader = make_loader(rows, [0] * 5, change, batch_size=2, num_workers=num_workers)
-    logits = predict_logits(Brightness().train(), loader, device=CPU, progress=False)
+    scorer = Scorer(Brightness().train(), device=CPU)
+    logits = scorer.score_paths(rows, batch_size=2, num_workers=num_workers)
     assert logits.dtype == np.float64
     assert logits.tolist() == pytest.approx([3 * level / 255 for level in levels], abs=1e-5)
 
 
-def test_prediction_does_not_depend_on_the_batch_size(network, paths):
-    alone, together = (
-        predict_logits(
-            network, make_loader(paths, Y_TRUE, PLAIN, batch_size=n), device=CPU, progress=False
-        )
-        for n in (1, 20)
-    )
+def test_scores_do_not_depend_on_the_batch_size(network, paths):
+    scorer = Scorer(network, device=CPU)
+    alone, together = (scorer.score_paths(paths, batch_size=n, num_workers=0) for n in (1, 20))
     assert alone == pytest.approx(together, abs=1e-4)
 
 
-def test_predicting_nothing_gives_nothing():
-    loader = make_loader([], [], PLAIN, batch_size=4)
-    assert predict_logits(Brightness(), loader, device=CPU, progress=False).shape == (0,)
+def test_nothing_is_scored_as_nothing():
+    assert Scorer(Brightness(), device=CPU).score_paths([], num_workers=0).shape == (0,)
 
 
 def test_model_answers_the_same_after_saving_and_loading(network, paths, tmp_path):
     again, _ = load_model(save_model(network, tmp_path / "model", extra={}, card=""))
-    loader = make_loader(paths, Y_TRUE, model_transform(network), batch_size=8)
-    before = predict_logits(network, loader, device=CPU, progress=False)
-    assert predict_logits(again, loader, device=CPU, progress=False) == pytest.approx(
-        before, abs=1e-5
+    before, after = (
+        Scorer(model, device=CPU).score_paths(paths, num_workers=0) for model in (network, again)
     )
+    assert after == pytest.approx(before, abs=1e-5)
 
 
 @gpu
-def test_a_gpu_predicts_what_a_cpu_predicts(network, paths):
-    model = copy.deepcopy(network)
-    loader = make_loader(paths, Y_TRUE, model_transform(model), batch_size=7)
-    ours = predict_logits(model, loader, device=GPU, progress=False)
-    theirs = predict_logits(model.cpu(), loader, device=CPU, progress=False)
+def test_a_gpu_scores_as_a_cpu_does(network, paths):
+    ours, theirs = (
+        Scorer(copy.deepcopy(network), device=device).score_paths(paths, num_workers=0)
+        for device in (GPU, CPU)
+    )
     assert np.abs(ours - theirs).max() < 0.1

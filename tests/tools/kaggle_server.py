@@ -1,7 +1,9 @@
 """A stand-in for Kaggle's server on this machine: it answers the real client and keeps a record."""
 
+import io
 import json
 import threading
+import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -20,6 +22,7 @@ class KaggleServer:
         self.answers = answers or {}
         self.calls = []  # (name of the call, what it was about)
         self.bodies = []  # of the same calls
+        self.uploads = {}  # {name of a file: its content}
         self._asked = set()
         handler = type("Handler", (_Handler,), {"kaggle": self})
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -33,6 +36,14 @@ class KaggleServer:
     def __exit__(self, *error):
         self._http.shutdown()
         self._http.server_close()
+
+    def unpack(self, folder):
+        """What is mounted: Kaggle unpacks an uploaded archive into a folder of its name."""
+        for name, content in self.uploads.items():
+            if name.endswith(".zip"):
+                zipfile.ZipFile(io.BytesIO(content)).extractall(folder / name.removesuffix(".zip"))
+            else:
+                (folder / name).write_bytes(content)
 
     def answer(self, call, body):
         """Status and JSON of the answer to a call."""
@@ -86,13 +97,16 @@ class _Handler(BaseHTTPRequestHandler):
         self._reply(answer.get("code", status), json.dumps(answer).encode())
 
     def do_PUT(self):
+        content = b""
         if self.headers.get("Transfer-Encoding") == "chunked":
             while size := int(self.rfile.readline(), 16):
-                self.rfile.read(size + 2)
+                content += self.rfile.read(size + 2)[:-2]
             self.rfile.readline()
         else:
-            self.rfile.read(int(self.headers["Content-Length"]))
-        self.kaggle.calls.append(("PUT", self.path.split("/")[-1]))
+            content = self.rfile.read(int(self.headers["Content-Length"]))
+        name = self.path.split("/")[-1]
+        self.kaggle.uploads[name] = content
+        self.kaggle.calls.append(("PUT", name))
         self.kaggle.bodies.append({})
         self._reply(200, b"{}")
 

@@ -73,9 +73,13 @@ def test_staged_folders_hold_what_the_client_reads(tmp_path):
     (wheels / "tiny-1.0-py3-none-any.whl").touch()
     folder = kaggle.stage(kaggle.read_metadata(owner="me"), tmp_path / "staged", wheels=wheels)
     dataset = folder / kaggle_push.UTILS_DATASET
-    files = {path.relative_to(dataset).as_posix() for path in dataset.rglob("*")}
-    assert {"utils/runtime.py", "utils/demo.json", "LICENSE", "tiny-1.0-py3-none-any.whl"} <= files
-    assert not [name for name in files if "__pycache__" in name]
+    assert {path.name for path in dataset.iterdir()} - {"models"} == {
+        "dataset-metadata.json",
+        "LICENSE",
+        "tiny-1.0-py3-none-any.whl",
+        "utils",
+    }
+    assert files(dataset / "utils") == files(kaggle.ROOT / "utils")
     assert json.loads((dataset / "dataset-metadata.json").read_text())["licenses"] == [
         {"name": "other"}
     ]
@@ -94,6 +98,28 @@ def test_staged_folders_hold_what_the_client_reads(tmp_path):
         kaggle.ROOT / "notebooks" / "04_evaluate.ipynb"
     ).read_bytes()
     assert "OWNER" not in json.dumps(metadata)
+
+
+def files(folder):
+    """Contents by name, without what Python leaves behind."""
+    found = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    return {path.relative_to(folder): path.read_bytes() for path in found}
+
+
+def test_a_detector_in_the_box_travels_and_nothing_of_tools_does(tmp_path, monkeypatch):
+    root = tmp_path / "root"
+    for name in ("utils/run/__init__.py", "models/first/model.safetensors", "tools/run.py"):
+        (root / name).parent.mkdir(parents=True)
+        (root / name).touch()
+    described = kaggle.read_metadata(owner="me") | {"kernels": []}
+    monkeypatch.setattr(kaggle, "ROOT", root)
+    kaggle.stage(described, tmp_path / "staged", wheels=tmp_path)
+    staged = {str(name) for name in files(tmp_path / "staged" / kaggle_push.UTILS_DATASET)}
+    assert staged == {
+        "dataset-metadata.json",
+        "models/first/model.safetensors",
+        "utils/run/__init__.py",
+    }
 
 
 def test_staging_again_leaves_nothing_of_before(tmp_path):

@@ -104,6 +104,23 @@ def test_what_is_pushed_is_what_was_described(pushed, staged):
     assert bodies[SAVE, K01]["enableInternet"] is False
 
 
+def test_what_is_mounted_is_what_was_staged_with_packages_in_packages(staged, pushed, tmp_path):
+    """The client zips each folder of the data set, and Kaggle unpacks what it zipped."""
+    _, _, server = pushed(dataset=False)
+    mounted = tmp_path / "mounted"
+    mounted.mkdir()
+    server.unpack(mounted)
+    dataset = staged / kaggle_push.UTILS_DATASET
+    (dataset / "dataset-metadata.json").unlink()  # the client reads it and leaves it here
+    assert (mounted / "utils" / "run" / "__init__.py").is_file()
+    assert contents(mounted) == contents(dataset)
+
+
+def contents(folder):
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
 def test_a_failed_kernel_stops_those_that_read_it_and_its_log_is_fetched(pushed, staged):
     results, said, server = pushed(outcomes={K03: "ERROR"})
     expected = dict.fromkeys((K00, K01, K02), "complete") | {K03: "failed"}

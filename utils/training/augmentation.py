@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from utils.data.crops import crop_paths, image_statistics
-from utils.faces.media import load_valid_crop
+from utils.faces.media import load_crop
 from utils.run.artifacts import CLASSES, read_table
 from utils.training.recipes import changed, check_types, unknown
 
@@ -377,7 +377,7 @@ def read_sample(
     index = read_table(output, "index.csv")
     train = index[index["split"] == "train"]
     sample = train.sample(min(size, len(train)), random_state=seed)
-    return sample, [np.asarray(load_valid_crop(path)) for path in crop_paths(sample, data)]
+    return sample, [np.asarray(load_crop(path)) for path in crop_paths(sample, data)]
 
 
 def preview_policy(

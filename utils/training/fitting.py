@@ -54,7 +54,7 @@ def read_policy(output: str | Path) -> tuple[Policy, str]:
     return Policy.from_dict(read_json(output, "augment.json")), found
 
 
-def read_crops(
+def open_crops(
     output: str | Path,
     data: str | Path,
     *,
@@ -157,7 +157,7 @@ def fit(
 
     Args:
         model: of `build_model`; two logits, REAL and FAKE. It stays as it is.
-        train_set, val_set: of `read_crops`.
+        train_set, val_set: of `open_crops`.
         config: of `make_config`.
         policy: the augmentation.
         output: OUTPUT, for `checkpoint/`.
@@ -341,7 +341,7 @@ def save_run(
 
     Args:
         model, history: of `fit`.
-        index, data, output: of and as for `read_crops`.
+        index, data, output: of and as for `open_crops`.
         config, policy, device: as for `fit`.
         facts: more to tell, such as `pretrained` or `recipe`.
     Returns:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from utils.faces.media import load_valid_crop
+from utils.faces.media import load_crop
 from utils.run.artifacts import atomic_path
 from utils.run.jobs import map_threads
 from utils.run.machine import environment
@@ -149,7 +149,7 @@ def _decode(paths: Sequence[str], path: Path, shape: tuple[int, ...], *, progres
                 os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
 
         def decode(row: int) -> None:  # straight into the map
-            crops[row] = resized(load_valid_crop(paths[row]), shape[1])
+            crops[row] = resized(load_crop(paths[row]), shape[1])
 
         for _ in map_threads(
             decode, range(len(paths)), desc="decode", unit="crop", progress=progress
