@@ -78,13 +78,11 @@ class CropSet:
     def __len__(self) -> int:
         return len(self.table)
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self, name: str) -> dict[str, Any]:
         """What a run owes to its crops; without paths, for a mount may move."""
-        return {
-            "crops": len(self),
-            "side": self.store.side,
-            "labels_crc32": zlib.crc32(self.table.y_true.tobytes()),
-        }
+        labels = zlib.crc32(self.table.y_true.tobytes())
+        facts = {"crops": len(self), "side": self.store.side, "labels_crc32": labels}
+        return {f"{name}_{key}": value for key, value in facts.items()}
 
 
 def draw_epoch(table: CropTable, rng: np.random.Generator, config: TrainConfig) -> np.ndarray:

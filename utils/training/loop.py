@@ -49,17 +49,6 @@ def is_first() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def compile_model(model: torch.nn.Module, device: torch.device, *, parts: int = 1) -> None:
-    """Let torch.compile build the network, in place; the first step takes minutes.
-
-    On a GPU as CUDA graphs: of a network of a thousand small kernels most of the time goes into
-    starting them one by one. But not where a step has several `parts`, forward and backward passes:
-    there the second forward pass would write over the gradients of the first.
-    """
-    graphs = device.type == "cuda" and parts == 1
-    model.compile(mode="reduce-overhead" if graphs else None)
-
-
 def make_accelerator(device: torch.device, wanted: str) -> Accelerator:
     """Where tensors go, in which precision (of `mixed_precision`), beside which processes.
 
@@ -106,8 +95,8 @@ class Setup:
         n_parameters = sum(parameter.numel() for parameter in self.model.parameters())
         return {
             **asdict(self.config),
-            **{f"train_{name}": value for name, value in self.train.facts().items()},
-            **{f"val_{name}": value for name, value in self.val.facts().items()},
+            **self.train.facts("train"),
+            **self.val.facts("val"),
             "augmentation": str(self.policy.to_dict()["parameters"]),
             "model": f"{type(self.model).__name__}, {n_parameters:,}",
             "input": list(resolve_model_data_config(self.model)["input_size"]),
@@ -179,7 +168,10 @@ class _Run:
         self.ema = ModelEmaV3(self.model, decay=decay, use_warmup=True) if decay else None
         self.scored = self.ema.module if self.ema else self.model  # what is validated and kept
         if self.config.compile:
-            compile_model(self.model, self.device, parts=self.config.accumulate)
+            # As CUDA graphs: of a network of a thousand small kernels most of the time goes into
+            # starting them. But a second forward pass of a step would overwrite its gradients.
+            graphs = self.device.type == "cuda" and self.config.accumulate == 1
+            self.model.compile(mode="reduce-overhead" if graphs else None)
         self.network, self.optimizer = self.accelerator.prepare(self.model, optimizer)
         self.steps = len(self.plan.sizes)
         self.scheduler = make_scheduler(optimizer, self.config, self.steps * self.config.epochs)
