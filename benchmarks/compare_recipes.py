@@ -35,14 +35,14 @@ from utils.data.crops import crop_paths, spread_frames
 from utils.evaluation.robustness import corrupt
 from utils.faces.media import load_crop
 from utils.model.network import build_model
-from utils.model.scoring import normalise, predict_logits
+from utils.model.scoring import Scorer, normalise
 from utils.run import artifacts, machine
 from utils.run.jobs import run_jobs
 from utils.run.machine import default_workers
 from utils.stats.metrics import paired_bootstrap
 from utils.training.augmentation import POLICIES, Policy
 from utils.training.batches import BatchPlan, CropSet
-from utils.training.fitting import fit, read_crops
+from utils.training.fitting import fit, open_crops
 from utils.training.recipes import RECIPES, TrainConfig
 from utils.training.store import resized
 
@@ -148,16 +148,10 @@ def train_and_score(study: Study, run: tuple[str, Variant, int]) -> tuple[str, i
         )  # fmt: skip
     facts = resolve_model_data_config(trained)
     pixels = np.load(study.pixels, mmap_mode="r")
-    batches = (pixels[i : i + BATCH] for i in range(0, len(pixels), BATCH))
-    images = (
-        (normalise(torch.tensor(batch), facts["mean"], facts["std"], device), 0, 0)
-        for batch in batches
-    )
-    return (
-        f"{name}, seed {seed}",
-        epochs,
-        predict_logits(trained, images, device=device, progress=False),
-    )  # type: ignore[arg-type]
+    batches = (torch.tensor(pixels[i : i + BATCH]) for i in range(0, len(pixels), BATCH))
+    images = (normalise(batch, facts["mean"], facts["std"], device) for batch in batches)
+    logits = Scorer(trained, device=device).score_batches(images, progress=False)
+    return f"{name}, seed {seed}", epochs, logits
 
 
 def epoch_size(train: CropSet) -> int:
@@ -241,7 +235,7 @@ def main() -> int:
     if args.only or not args.ablate:
         variants = {name: variants[name] for name in ("strong", *(args.only or ["reference"]))}
     frames = {"frames_stored": 64, "frames_per_video": FRAMES}
-    _, train, val = read_crops(args.output, args.data, image_size=args.image_size, **frames)
+    _, train, val = open_crops(args.output, args.data, image_size=args.image_size, **frames)
     rows = scored_rows(args.output)
     study = Study(args, train, val, args.output / "scored.npy")
     draw_pixels(rows, args.data, args.image_size, study.pixels)

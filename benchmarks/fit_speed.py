@@ -26,7 +26,6 @@ from utils.run.machine import get_device
 from utils.training.augmentation import POLICIES
 from utils.training.batches import CropSet, CropTable
 from utils.training.fitting import fit
-from utils.training.loop import compile_model
 from utils.training.recipes import make_config, make_optimizer
 from utils.training.store import open_store
 
@@ -98,7 +97,7 @@ def make_bare_step(size: int, *, plain: bool = False, compiled: bool = False) ->
     model = build_model(MODEL, image_size=size, pretrained=False)
     model = model.to(device).to(memory_format=layout).train()
     if compiled:
-        compile_model(model, device)
+        model.compile(mode="reduce-overhead" if ON_GPU else None)
     optimizer = make_optimizer(model, make_config("reference"))
     if plain:
         optimizer = torch.optim.Adam(model.parameters(), foreach=False)

@@ -21,7 +21,7 @@ from tools.parameters import checked_parameters, config_of, notebook_parameters,
 from utils.model.network import build_model
 from utils.run.artifacts import data_folder
 from utils.run.machine import get_device, output_folder, seed_everything
-from utils.training.fitting import fit, read_crops, read_policy, save_run
+from utils.training.fitting import fit, open_crops, read_policy, save_run
 from utils.training.loop import is_first
 
 NOTEBOOK = Path(__file__).resolve().parent.parent / "notebooks" / "03_train.ipynb"
@@ -39,7 +39,7 @@ def train_from_parameters(p: Mapping[str, Any]) -> None:
     # One process of each machine decodes; the others find the store when it is whole.
     with PartialState(cpu=device.type == "cpu").local_main_process_first():
         policy, _ = read_policy(output)
-        index, train_set, val_set = read_crops(
+        index, train_set, val_set = open_crops(
             output,
             data,
             image_size=p["IMAGE_SIZE"],

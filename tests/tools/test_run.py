@@ -369,7 +369,7 @@ def test_a_key_of_what_is_no_dictionary_is_unknown(notebooks):
         ("03_train", [{"RECIPE": "best"}], "03_train: no recipe is called 'best'"),
         ("03_train", [{"PRECISION": "int8"}], "03_train: precision 'int8'"),
         ("02_augment", [{"CHANGES.flips": "1"}], "02_augment: .*did you mean flip"),
-        ("02_augment", [{"CHANGES.flip": "2"}], "02_augment: flip 2 is not a probability"),
+        ("02_augment", [{"CHANGES.flip": "2"}], "02_augment: flip 2 is not within 0 to 1"),
         ("02_augment", [{"CHANGES.crop_scale": "0.8"}], "02_augment: crop_scale 0.8 is not two"),
         ("02_augment", [{"POLICY": "strong"}], "02_augment: no policy is called 'strong'"),
     ],

@@ -139,7 +139,7 @@ def test_a_split_that_leaks_is_refused(folders):
     index.loc[index["video"] == "s0f1", "split"] = "val"
     artifacts.write_table(index, output, "index.csv")
     with pytest.raises(ValueError, match="source"):
-        fitting.read_crops(output, data, image_size=32)
+        fitting.open_crops(output, data, image_size=32)
 
 
 def test_a_split_without_a_crop_is_refused(folders):
@@ -147,12 +147,12 @@ def test_a_split_without_a_crop_is_refused(folders):
     index = artifacts.read_table(output, "index.csv")
     artifacts.write_table(index[index["split"] != "val"], output, "index.csv")
     with pytest.raises(ValueError, match="no crop of the val split"):
-        fitting.read_crops(output, data, image_size=32)
+        fitting.open_crops(output, data, image_size=32)
 
 
 def test_test_split_stays_closed_and_frames_are_spread(folders):
     data, output = folders
-    index, train_set, val_set = fitting.read_crops(
+    index, train_set, val_set = fitting.open_crops(
         output, data, image_size=32, frames_stored=3, frames_per_video=2
     )
     assert set(index["split"]) == {"train", "val"}
@@ -166,7 +166,7 @@ def test_test_split_stays_closed_and_frames_are_spread(folders):
 def test_crops_are_kept_as_large_as_is_of_use(folders, image_size, sides):
     """Those on disk have 40 pixels; training turns them at half as much again as the network."""
     data, output = folders
-    _, train_set, val_set = fitting.read_crops(output, data, image_size=image_size)
+    _, train_set, val_set = fitting.open_crops(output, data, image_size=image_size)
     assert (train_set.store.side, val_set.store.side) == sides
 
 

@@ -11,8 +11,8 @@ from utils.training.batches import (
     BatchPlan,
     CropSet,
     CropTable,
-    TrainFill,
     draw_epoch,
+    fill_train,
     make_loaders,
     split_batches,
 )
@@ -376,4 +376,4 @@ def test_sets_of_different_lengths_are_refused(crops):
 
 def test_negative_and_large_seeds_are_taken(crops):
     for seed in (-1, 2**40):
-        TrainFill(crops, REFERENCE, seed)((1, np.array([[0]])), np.empty((1, 8, 8, 3), np.uint8))
+        fill_train(crops, REFERENCE, seed, (1, np.array([[0]])), np.empty((1, 8, 8, 3), np.uint8))

@@ -121,7 +121,7 @@ def test_what_a_killed_run_left_is_removed(paths, tmp_path):
 def test_too_little_disk_is_said_before_anything_is_decoded(paths, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=store.SPARE_BYTES + 10)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    monkeypatch.setattr(store, "load_valid_crop", None)
+    monkeypatch.setattr(store, "load_crop", None)
     with pytest.raises(OSError, match=r"0\.27 GB are free\. Set STORE.*IMAGE_SIZE"):
         build(paths, tmp_path / "store")
 

@@ -96,6 +96,14 @@ def _per_row(
     return (1 / (255 * deviation)).to(device), offset.to(device)
 
 
+@torch.inference_mode()
+def loss_of(network: torch.nn.Module, images: torch.Tensor, targets: torch.Tensor) -> float:
+    """Cross-entropy of a batch, on the CPU; images (B, H, W, 3) uint8, targets (B,)."""
+    facts = resolve_model_data_config(network)
+    inputs = normalise(images, facts["mean"], facts["std"], torch.device("cpu"))
+    return torch.nn.functional.cross_entropy(network.eval()(inputs), targets).item()
+
+
 class Scorer:
     """A network that says how FAKE crops look: log P(FAKE) - log P(REAL), before calibration.
 
@@ -203,11 +211,3 @@ def load_scorer(folder: str | Path, *, device: torch.device) -> Scorer:
     """Load a model folder for inference. Raises as `load_model` does."""
     network, facts = load_model(folder)
     return Scorer(network, device=device, facts=facts, folder=folder)
-
-
-@torch.inference_mode()
-def loss_of(network: torch.nn.Module, images: torch.Tensor, targets: torch.Tensor) -> float:
-    """Cross-entropy of a batch, on the CPU; images (B, H, W, 3) uint8, targets (B,)."""
-    facts = resolve_model_data_config(network)
-    inputs = normalise(images, facts["mean"], facts["std"], torch.device("cpu"))
-    return torch.nn.functional.cross_entropy(network.eval()(inputs), targets).item()

@@ -19,17 +19,8 @@ from utils.faces.media import load_crop
 from utils.run.artifacts import CLASSES, read_table
 from utils.training.recipes import changed, check_types, unknown
 
-#: Parameters that are a range (low, high), and the highest value of each; all are above zero.
-RANGES = {
-    "crop_scale": 1,
-    "blur_sigma": 10,
-    "downscale_factor": 1,
-    "noise_std": 128,
-    "jpeg_quality": 100,
-    "cutout_scale": 1,
-}
-#: Highest value of the parameters that are neither a range nor a probability; the lowest is zero.
-LIMITS = {"rotation": 180, "colour": 1}
+#: Highest value of a parameter where that is not 1; the lowest is 0, of a range more than that.
+HIGHEST = {"rotation": 180, "blur_sigma": 10, "noise_std": 128, "jpeg_quality": 100}
 
 
 @dataclass(frozen=True)
@@ -76,18 +67,16 @@ class Policy:
     def __post_init__(self) -> None:
         check_types(self)
         for name in PARAMETERS:
-            value, top = getattr(self, name), RANGES.get(name) or LIMITS.get(name, 1)
-            if name in RANGES:
-                numbers = isinstance(value, tuple) and [
-                    type(bound) in (int, float) for bound in value
-                ]
-                if numbers != [True, True] or not 0 < value[0] <= value[1] <= top:
-                    raise ValueError(
-                        f"{name} {value!r} is not two numbers, 0 < low <= high <= {top}"
-                    )
-            elif not 0 <= value <= top:
-                kind = "within 0 to" if name in LIMITS else "a probability, 0 to"
-                raise ValueError(f"{name} {value!r} is not {kind} {top}")
+            value, top = getattr(self, name), HIGHEST.get(name, 1)
+            if not isinstance(getattr(Policy, name), tuple):
+                if not 0 <= value <= top:
+                    raise ValueError(f"{name} {value!r} is not within 0 to {top}")
+            elif (
+                not isinstance(value, tuple)
+                or [type(bound) in (int, float) for bound in value] != [True, True]
+                or not 0 < value[0] <= value[1] <= top
+            ):
+                raise ValueError(f"{name} {value!r} is not two numbers, 0 < low <= high <= {top}")
 
     def to_dict(self) -> dict[str, Any]:
         """The content of augment.json: `policy` (its name) and `parameters`."""
@@ -109,27 +98,15 @@ POLICIES = {
     "none": Policy("none"),
     "reference": Policy("reference", crop_scale=(0.8, 1.0), flip=0.5, rotation=10.0),
     "robust": Policy(
-        "robust",
-        crop_scale=(0.8, 1.0),
-        flip=0.5,
-        rotation=10.0,
-        colour=0.15,
-        blur=0.15,
-        downscale=0.2,
-        noise=0.15,
-        jpeg=0.5,
-        cutout=0.3,
-        self_blend=0.25,
+        "robust", crop_scale=(0.8, 1.0), flip=0.5, rotation=10.0, colour=0.15, blur=0.15,
+        downscale=0.2, noise=0.15, jpeg=0.5, cutout=0.3, self_blend=0.25,
     ),
-}
+}  # fmt: skip
 
 
 def make_policy(name: str, changes: Mapping[str, Any] | None = None) -> Policy:
-    """Take a named policy, with other values for some of its parameters.
+    """One of POLICIES, with other values for some of PARAMETERS: `changes`, CHANGES of 02.
 
-    Args:
-        name: of one of POLICIES.
-        changes: CHANGES of 02, other values for some of PARAMETERS.
     Raises:
         ValueError: unknown policy or key, or a value of the wrong type or out of range.
     """
@@ -174,23 +151,18 @@ def augment(
     rng: np.random.Generator,
     geometry_rng: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """Change a training crop at random; nothing but the generators decides how.
-
-    `policy.self_blend` is not looked at: it turns a REAL crop into a FAKE one, and only the
-    loader, which knows the label and holds the target, can decide that (never for a fake).
+    """Change a training crop at random, by all that a policy says but `self_blend`.
 
     Args:
-        crop: RGB, uint8, shape (H, W, 3). It is not changed.
+        crop: RGB, uint8, shape (H, W, 3); ValueError for another. It is not changed.
         policy: what may happen, and how often.
         image_size: side of the result in pixels.
         rng: draws everything; each ingredient has numbers of its own, so that switching one off
             leaves the draws of the others as they were.
-        geometry_rng: draws rotation, crop and flip in its place. Generators of one seed give a
-            real face and the fake made from it the same geometry.
+        geometry_rng: draws rotation, crop and flip in its place: one seed gives a real face and the
+            fake made from it the same geometry.
     Returns:
         RGB, uint8, shape (image_size, image_size, 3).
-    Raises:
-        ValueError: `crop` is no such array.
     """
     if crop.dtype != np.uint8 or crop.ndim != 3 or crop.shape[2] != 3:
         raise ValueError(f"crop is {crop.dtype} {crop.shape}, not uint8 (height, width, 3)")
@@ -203,14 +175,10 @@ def geometry_matrix(
 ) -> np.ndarray:
     """Draw rotation, crop and flip as the one map from a pixel of the result to one of the crop.
 
-    The crop is turned about its centre, a rectangle of it is kept that lies wholly inside its
-    frame, flipped, and resized to a square. Area and squeeze are relative to the crop's own.
+    The crop, of a `shape` (height, width, …), is turned about its centre; a rectangle of it is kept
+    that lies wholly inside its frame, flipped, and resized to a square of side `image_size`. Area
+    and squeeze are relative to the crop's own. Always six numbers are drawn.
 
-    Args:
-        policy: `rotation`, `crop_scale` and `flip` count.
-        shape: of the crop, (height, width, …) in pixels.
-        image_size: side of the result in pixels.
-        rng: of the draws; always six numbers.
     Returns:
         Matrix of shape (2, 3) for `cv2.warpAffine` with WARP_INVERSE_MAP.
     """
@@ -322,15 +290,13 @@ def self_blend(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     The fake has what blending leaves (a seam, two colours, two sharpnesses, features beside
     their place) and nothing that is peculiar to one generator. As in the paper, colour shifts are
     up to 20 levels, the source is softer or sharper, up to 5% larger or smaller and up to 3% beside
-    its place. Other than there, the surroundings are never the changed part: the corners of a
-    self-blended crop are those of the real one.
+    its place. Other than there, the corners are always those of the real crop.
 
     Args:
-        crop: RGB, uint8, shape (H, W, 3), real, the face where `blend_mask` expects it. It is not
-            changed.
-        rng: of the draws; it first makes the mask, by `blend_mask`.
+        crop: RGB, uint8, shape (H, W, 3), the face where `blend_mask` expects it.
+        rng: of the draws; those of `blend_mask` come first.
     Returns:
-        The FAKE: RGB, uint8, shape (H, W, 3).
+        The FAKE, in the same form.
     Source: Shiohara & Yamasaki (2022), Detecting Deepfakes with Self-Blended Images, CVPR.
     """
     mask = blend_mask(crop.shape[:2], rng)
@@ -345,11 +311,8 @@ def blend_mask(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     so `OUTLINE` fits all of them to within the spread of a head's pose, which is about as much
     as the mask is deformed by anyway: it may end below the mouth or beyond the chin.
 
-    Args:
-        shape: of the crop, (height, width) in pixels.
-        rng: of the draws.
     Returns:
-        Weights in [0, 1], float32, shape (height, width).
+        Weights in [0, 1], float32, of that shape (height, width).
     """
     height, width = shape
     wide, up, down, blur, ratio = rng.random(5).tolist()
@@ -384,9 +347,8 @@ def _displaced(source: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     zoom, x, y = (2 * rng.random(3) - 1).tolist()
     scale, shift = 1.05**zoom, (0.03 * x * width, 0.015 * y * height)
     centre = np.array([width - 1, height - 1]) / 2
-    bends = (
-        0.01 * rng.standard_normal((5, 5, 2), np.float32) * np.array([width, height], np.float32)
-    )
+    size = np.array([width, height], np.float32)
+    bends = 0.01 * rng.standard_normal((5, 5, 2), np.float32) * size
     places = cv2.resize(bends, (width, height), interpolation=cv2.INTER_CUBIC)
     places += _grid(height, width) * np.float32(scale)
     places += np.float32(centre * (1 - scale) + shift)
@@ -401,18 +363,16 @@ def _grid(height: int, width: int) -> np.ndarray:
     return np.dstack(np.meshgrid(np.arange(width), np.arange(height))).astype(np.float32)
 
 
+#: Images, their titles, and REAL, FAKE or "" of each.
+Pictures = tuple[list[np.ndarray], list[str], list[str]]
+
+
 def read_sample(
     output: str | Path, data: str | Path, *, size: int, seed: int = 0
 ) -> tuple[pd.DataFrame, list[np.ndarray]]:
-    """Random training crops.
+    """So many random training crops of OUTPUT's index.csv: rows of it, and pixels (H, W, 3) uint8.
 
-    Args:
-        output: OUTPUT, with index.csv.
-        data: DATA, as for `crop_paths`.
-        size: how many, where there are so many.
-        seed: of the draw.
-    Returns:
-        Their rows of index.csv, and their pixels: RGB, uint8, shape (H, W, 3) each.
+    `data` is DATA, as for `crop_paths`.
     """
     index = read_table(output, "index.csv")
     train = index[index["split"] == "train"]
@@ -420,23 +380,18 @@ def read_sample(
     return sample, [np.asarray(load_crop(path)) for path in crop_paths(sample, data)]
 
 
-#: Images, their titles, and REAL, FAKE or "" of each.
-Pictures = tuple[list[np.ndarray], list[str], list[str]]
-
-
 def preview_policy(
     policy: Policy, sample: pd.DataFrame, crops: Sequence[np.ndarray], *, draws: int, seed: int = 0
 ) -> Pictures:
     """The first crop of each class of a sample: as it is, then so many draws of the policy."""
-    images, titles, labels = [], [], []
-    rng = np.random.default_rng(seed)
+    rng, images = np.random.default_rng(seed), []
     for label in CLASSES:
         crop = crops[int(np.argmax(sample["label"] == label))]
-        images += [crop]
-        images += [augment(crop, policy, image_size=len(crop), rng=rng) for _ in range(draws)]
-        titles += [f"{label}, as it is", *(f"draw {i + 1}" for i in range(draws))]
-        labels += [label] * (1 + draws)
-    return images, titles, labels
+        drawn = (augment(crop, policy, image_size=len(crop), rng=rng) for _ in range(draws))
+        images += [crop, *drawn]
+    numbers = [f"draw {i + 1}" for i in range(draws)]
+    titles = [title for label in CLASSES for title in (f"{label}, as it is", *numbers)]
+    return images, titles, [label for label in CLASSES for _ in range(1 + draws)]
 
 
 def preview_blends(sample: pd.DataFrame, crops: Sequence[np.ndarray], *, size: int) -> Pictures:
@@ -453,15 +408,9 @@ def preview_blends(sample: pd.DataFrame, crops: Sequence[np.ndarray], *, size: i
 def measure_policy(
     policy: Policy, sample: pd.DataFrame, crops: Sequence[np.ndarray], *, seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The statistics of the crops of a sample (`image_statistics`), before and after the policy.
-
-    Returns:
-        Two tables, each with a row a crop and the index of the sample.
-    """
-    rng, size = np.random.default_rng(seed), len(crops[0])
-    tables = []
+    """`image_statistics` of the crops of a sample, a row each, before and after the policy."""
+    rng, size, tables = np.random.default_rng(seed), len(crops[0]), []
     for used in (POLICIES["none"], policy):
-        changed_crops = (augment(crop, used, image_size=size, rng=rng) for crop in crops)
-        rows = [image_statistics(crop) for crop in changed_crops]
-        tables.append(pd.DataFrame(rows, index=sample.index))
+        images = (augment(crop, used, image_size=size, rng=rng) for crop in crops)
+        tables.append(pd.DataFrame(map(image_statistics, images), index=sample.index))
     return tables[0], tables[1]

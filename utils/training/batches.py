@@ -78,13 +78,11 @@ class CropSet:
     def __len__(self) -> int:
         return len(self.table)
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self, name: str) -> dict[str, Any]:
         """What a run owes to its crops; without paths, for a mount may move."""
-        return {
-            "crops": len(self),
-            "side": self.store.side,
-            "labels_crc32": zlib.crc32(self.table.y_true.tobytes()),
-        }
+        labels = zlib.crc32(self.table.y_true.tobytes())
+        facts = {"crops": len(self), "side": self.store.side, "labels_crc32": labels}
+        return {f"{name}_{key}": value for key, value in facts.items()}
 
 
 def draw_epoch(table: CropTable, rng: np.random.Generator, config: TrainConfig) -> np.ndarray:
@@ -173,16 +171,16 @@ class BatchPlan:
 
     All follows from seed and epoch, so every process draws the same epoch, and a resumed run sees
     what the uninterrupted one would have seen. Set `epoch` (from 1) and `start` (batches that were
-    seen already) before each pass. An item is (epoch, units): what `TrainFill` makes images of.
+    seen already) before each pass. An item is (epoch, units): what `fill_train` makes images of.
     """
 
     def __init__(
         self, table: CropTable, config: TrainConfig, *, rank: int = 0, processes: int = 1
     ) -> None:
-        if config.batch_size < 2 * processes and len(table) > 1:
+        size = config.batch_size
+        if size < 2 * processes and len(table) > 1:
             raise ValueError(
-                f"batch_size {config.batch_size} gives each of {processes} processes fewer than "
-                "two crops"
+                f"batch_size {size} gives each of {processes} processes fewer than two crops"
             )
         self.table, self.config, self.rank, self.processes = table, config, rank, processes
         self.epoch, self.start = 1, 0
@@ -206,9 +204,18 @@ class BatchPlan:
         return split_batches(units, self.config.batch_size, self.processes)
 
 
-@dataclass(frozen=True)
-class TrainFill:
-    """Augmented images of an item of a `BatchPlan`.
+#: A sized iterable of what a `Fill` takes, a batch each.
+Plan = BatchPlan | list[np.ndarray]
+
+
+def fill_train(
+    crops: CropSet,
+    policy: Policy,
+    seed: int,
+    item: tuple[int, np.ndarray],
+    images: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Write the augmented images of an item of a `BatchPlan`; a `Fill` of its last two arguments.
 
     The changes to a crop follow from seed, epoch and row alone, whichever process makes them and
     when. The two crops of a pair get the same geometry, so that it cannot tell them apart.
@@ -216,40 +223,20 @@ class TrainFill:
     A REAL crop becomes a self-blended FAKE with the policy's probability `self_blend`: in pairs it
     then stands in for the fake beside it, so the classes stay as balanced as they were.
     """
-
-    crops: CropSet
-    policy: Policy
-    seed: int
-
-    def __call__(
-        self, item: tuple[int, np.ndarray], images: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """See `Fill`."""
-        epoch, units = item
-        targets, rows = np.empty(units.size, np.int64), np.empty(units.size, np.int64)
-        look, geometry = _KeyedDraws(self.seed, epoch), _KeyedDraws(self.seed, epoch)
-        for i, row in enumerate(units.flat):
-            unit = units[i // units.shape[1]]
-            rng = look.of(2 * row)
-            crop, targets[i], rows[i] = self._pick(unit, row, rng)
-            images[i] = augment(
-                crop,
-                self.policy,
-                image_size=images.shape[1],
-                rng=rng,
-                geometry_rng=geometry.of(2 * unit[0] + 1) if len(unit) == 2 else None,
-            )
-        return targets, rows
-
-    def _pick(
-        self, unit: np.ndarray, row: int, rng: np.random.Generator
-    ) -> tuple[np.ndarray, int, int]:
-        """The crop of a row, its target and its row; or a real crop blended with itself."""
-        crops, y_true = self.crops.store.crops, self.crops.table.y_true
-        stands_in = len(unit) == 1 or row != unit[0]
-        if stands_in and y_true[unit[0]] == 0 and rng.random() < self.policy.self_blend:
-            return self_blend(crops[unit[0]], rng), 1, unit[0]
-        return crops[row], y_true[row], row
+    epoch, units = item
+    pixels, y_true, image_size = crops.store.crops, crops.table.y_true, images.shape[1]
+    targets, rows = np.empty(units.size, np.int64), np.empty(units.size, np.int64)
+    look, geometry = _KeyedDraws(seed, epoch), _KeyedDraws(seed, epoch)
+    for i, row in enumerate(units.flat):
+        unit = units[i // units.shape[1]]
+        rng = look.of(2 * row)
+        crop, targets[i], rows[i] = pixels[row], y_true[row], row
+        stands_in = y_true[unit[0]] == 0 and (len(unit) == 1 or row != unit[0])
+        if stands_in and rng.random() < policy.self_blend:
+            crop, targets[i], rows[i] = self_blend(pixels[unit[0]], rng), 1, unit[0]
+        shared = geometry.of(2 * unit[0] + 1) if len(unit) == 2 else None
+        images[i] = augment(crop, policy, image_size=image_size, rng=rng, geometry_rng=shared)
+    return targets, rows
 
 
 class _KeyedDraws:
@@ -280,30 +267,19 @@ def _fill_val(
 
 
 class BatchLoader:
-    """Runs through a plan, some batches ahead of the model in `num_workers` processes.
+    """Runs through a plan, some batches ahead of the model in `num_workers` processes (0: in this).
 
     Images come through memory that those processes and this one share and that is made once: to
     send each batch in memory of its own takes longer than to make it.
-
-    Args:
-        fill: what turns an item of the plan into images.
-        plan: of items, one a batch.
-        shape: of the images of the largest batch, (B, H, W, 3).
-        num_workers: loader processes; 0 loads in this one.
     """
 
     def __init__(
-        self,
-        fill: Fill,
-        plan: BatchPlan | list[np.ndarray],
-        shape: tuple[int, ...],
-        *,
-        num_workers: int = 0,
+        self, fill: Fill, plan: Plan, largest: int, *, image_size: int, num_workers: int = 0
     ) -> None:
         self.plan = plan
         # All that may be under way, one that was just handed out, and one that is being used.
-        n_slots = num_workers * AHEAD + 2
-        self.images = torch.empty((n_slots, *shape), dtype=torch.uint8)
+        shape = (num_workers * AHEAD + 2, largest, image_size, image_size, 3)
+        self.images = torch.empty(shape, dtype=torch.uint8)
         options: dict[str, Any] = {}
         if num_workers:
             self.images.share_memory_()
@@ -311,10 +287,11 @@ class BatchLoader:
             # The workers are the parallelism. And a process that is forked while OpenCV has
             # threads waits for them for ever, so they must go before the workers come.
             cv2.setNumThreads(1)
+        slots = _Slots(fill, plan, self.images)
         self.loader = DataLoader(
-            _Slots(fill, self.images),
+            slots,
             batch_size=None,  # an item is a whole batch already
-            sampler=_Numbered(plan, n_slots),
+            sampler=slots,
             num_workers=num_workers,
             # Starting workers draws a number: from here, so that dropout does not depend on it.
             generator=torch.Generator(),
@@ -346,29 +323,18 @@ class BatchLoader:
 
 
 class _Slots(Dataset):
-    """Writes the images of an item into a slot, and tells the rest."""
+    """Samples the items of a plan, each with a slot, and writes the images of an item into it."""
 
-    def __init__(self, fill: Fill, images: torch.Tensor) -> None:
-        self.fill, self.images = fill, images  # (slots, B, H, W, 3) uint8
+    def __init__(self, fill: Fill, plan: Plan, images: torch.Tensor) -> None:
+        self.fill, self.plan, self.images = fill, plan, images  # (slots, B, H, W, 3) uint8
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        return zip(itertools.cycle(range(len(self.images))), self.plan)
 
     def __getitem__(self, item: tuple[int, Any]) -> tuple[int, torch.Tensor, torch.Tensor]:
         slot, planned = item
         targets, rows = self.fill(planned, self.images[slot].numpy())
         return slot, torch.from_numpy(targets), torch.from_numpy(rows)
-
-
-@dataclass(frozen=True)
-class _Numbered:
-    """The items of a plan, each with the slot for its images."""
-
-    plan: BatchPlan | list[np.ndarray]
-    n_slots: int
-
-    def __len__(self) -> int:
-        return len(self.plan)
-
-    def __iter__(self) -> Iterator[tuple[int, Any]]:
-        return zip(itertools.cycle(range(self.n_slots)), self.plan)
 
 
 def make_loaders(
@@ -391,14 +357,10 @@ def make_loaders(
             number of processes, so neither does a score.
     """
     plan = BatchPlan(train.table, config, rank=rank, processes=processes)
-    largest = -(-max(plan.sizes) // processes) + 1  # pairs are not cut in two
-    image, size = (image_size, image_size, 3), config.batch_size
-    fill = TrainFill(train, policy, config.seed)
-    train_loader = BatchLoader(fill, plan, (largest, *image), num_workers=num_workers)
-    batches = np.split(np.arange(len(val)), range(size, len(val), size))[rank::processes]
-    fill_val = partial(_fill_val, val)
-    return (
-        plan,
-        train_loader,
-        BatchLoader(fill_val, batches, (size, *image), num_workers=num_workers),
+    largest, size = -(-max(plan.sizes) // processes) + 1, config.batch_size  # no pair is cut in two
+    val_plan = np.split(np.arange(len(val)), range(size, len(val), size))[rank::processes]
+    options = {"image_size": image_size, "num_workers": num_workers}
+    train_loader = BatchLoader(
+        partial(fill_train, train, policy, config.seed), plan, largest, **options
     )
+    return plan, train_loader, BatchLoader(partial(_fill_val, val), val_plan, size, **options)

@@ -12,6 +12,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from accelerate.utils import recursively_apply
 
 from utils.run.artifacts import atomic_path
 from utils.run.machine import input_roots
@@ -58,11 +59,7 @@ class CheckpointWriter:
         self._pending = self._thread.submit(self._write, copied(live) | fixed)
 
     def wait(self) -> None:
-        """Wait until all is on disk.
-
-        Raises:
-            OSError: it could not be written; the states before are as they were.
-        """
+        """Wait until all is on disk; OSError where it failed: earlier states are as they were."""
         pending, self._pending = self._pending, None
         if pending:
             try:
@@ -94,22 +91,14 @@ class CheckpointWriter:
         )
 
 
-def copied(value: Any) -> Any:
+def copied(state: Any) -> Any:
     """A copy on the CPU of all tensors in a state: the live ones change with every step."""
-    copy = _copied(value)
+    copy = recursively_apply(
+        lambda live: live.detach().to("cpu", copy=True, non_blocking=live.is_cuda), state
+    )
     if torch.cuda.is_available():
         torch.cuda.synchronize()  # once, and not for each of hundreds of tensors
     return copy
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True, non_blocking=value.is_cuda)
-    if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_copied(item) for item in value)
-    return value
 
 
 def load_checkpoint(folder: str | Path, settings: dict[str, Any]) -> dict[str, Any] | None:

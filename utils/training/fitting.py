@@ -34,7 +34,7 @@ from utils.run.artifacts import (
 from utils.run.machine import default_workers, device_name, time_budget, versions
 from utils.stats.metrics import y_true_of
 from utils.training.augmentation import OVERSAMPLE, POLICIES, Policy
-from utils.training.batches import BatchPlan, CropSet, CropTable, TrainFill
+from utils.training.batches import BatchPlan, CropSet, CropTable, fill_train
 from utils.training.checkpoints import find_checkpoint, load_checkpoint
 from utils.training.loop import Report, Setup, duration, is_first, is_launched, train
 from utils.training.recipes import TrainConfig, learning_rates
@@ -54,7 +54,7 @@ def read_policy(output: str | Path) -> tuple[Policy, str]:
     return Policy.from_dict(read_json(output, "augment.json")), found
 
 
-def read_crops(
+def open_crops(
     output: str | Path,
     data: str | Path,
     *,
@@ -122,7 +122,7 @@ def preview_run(
     plan = BatchPlan(train_set.table, config)
     item = next(iter(plan))
     images = np.empty((item[1].size, image_size, image_size, 3), np.uint8)
-    targets, _ = TrainFill(train_set, policy, config.seed)(item, images)
+    targets, _ = fill_train(train_set, policy, config.seed, item, images)
     rates = learning_rates(config, config.epochs * len(plan))
     return rates, torch.from_numpy(images), torch.from_numpy(targets)
 
@@ -157,7 +157,7 @@ def fit(
 
     Args:
         model: of `build_model`; two logits, REAL and FAKE. It stays as it is.
-        train_set, val_set: of `read_crops`.
+        train_set, val_set: of `open_crops`.
         config: of `make_config`.
         policy: the augmentation.
         output: OUTPUT, for `checkpoint/`.
@@ -183,25 +183,36 @@ def fit(
         raise ValueError("the train and the val split need at least one batch of crops each")
     folder = Path(output) / "checkpoint"
     setup = Setup(
-        model=copy.deepcopy(model),
-        train=train_set,
-        val=val_set,
-        config=config,
-        policy=policy,
-        folder=folder,
-        device=device,
+        *(copy.deepcopy(model), train_set, val_set, config, policy, folder, device),
         resume=find_checkpoint(output) if resume else None,
         num_workers=default_workers(device) if num_workers < 0 else num_workers,
         checkpoint_minutes=checkpoint_minutes,
         time_budget_min=time_budget(time_budget_min),
     )
-    show = _Display(config.epochs, on_epoch, progress=progress if is_first() else False)
-    processes = processes or process_count(device)
-    if processes > 1 and not is_launched():
-        run_processes(train, setup, processes, show)
-    else:
-        train(setup, show)
-    show.close()
+    progress = progress if is_first() else False
+    hidden = None if progress is None else not progress
+    with tqdm(unit="batch", leave=False, disable=hidden) as bar:
+
+        def show(kind: str, facts: dict[str, Any]) -> None:
+            if kind == "step":
+                if bar.total is None:
+                    bar.reset(total=facts["total"])
+                    bar.initial = bar.n = facts["done"] - 1  # what an earlier session did
+                bar.set_postfix_str(facts["text"], refresh=False)
+                bar.update(facts["done"] - bar.n)
+                return
+            history = pd.DataFrame(facts["history"])
+            if on_epoch:
+                on_epoch(history)
+            if progress is not False:
+                tqdm.write(epoch_line(history.iloc[-1], config.epochs))
+                sys.stdout.flush()  # a log file would show it hours later
+
+        processes = processes or process_count(device)
+        if processes > 1 and not is_launched():
+            run_processes(train, setup, processes, show)
+        else:
+            train(setup, show)
     trained, columns = setup.model.cpu(), ARTIFACTS["history.csv"].columns
     if not is_first():
         return trained, pd.DataFrame(columns=columns)
@@ -213,44 +224,6 @@ def fit(
         )
     trained.load_state_dict(state["best"])
     return trained, pd.DataFrame(state["history"], columns=columns)
-
-
-class _Display:
-    """Shows what a run reports: a bar over the steps of an epoch, and a line at its end."""
-
-    def __init__(
-        self,
-        epochs: int,
-        on_epoch: Callable[[pd.DataFrame], Any] | None,
-        *,
-        progress: bool | None,
-    ) -> None:
-        self.epochs, self.on_epoch, self.progress = epochs, on_epoch, progress
-        self.bar: tqdm | None = None
-
-    def __call__(self, kind: str, facts: dict[str, Any]) -> None:
-        if kind == "epoch":
-            self.close()
-            history = pd.DataFrame(facts["history"])
-            if self.on_epoch:
-                self.on_epoch(history)
-            if self.progress is not False:
-                tqdm.write(epoch_line(history.iloc[-1], self.epochs))
-                sys.stdout.flush()  # a log file would show it hours later
-            return
-        if self.bar is None:
-            hidden = None if self.progress is None else not self.progress
-            self.bar = tqdm(
-                desc=facts["title"], total=facts["total"], initial=facts["done"] - 1, unit="batch",
-                leave=False, disable=hidden,
-            )  # fmt: skip
-        self.bar.set_postfix_str(facts["text"], refresh=False)
-        self.bar.update(facts["done"] - self.bar.n)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None
 
 
 def process_count(device: torch.device) -> int:
@@ -272,9 +245,10 @@ def run_processes(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    args = (processes, port, function, argument, queue)
+    place = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     context = multiprocessing.start_processes(
-        _enter, args, nprocs=processes, join=False, start_method="spawn"
+        _enter, (place, function, argument, queue), processes, join=False, start_method="spawn"
     )
     failures: list[BaseException] = []
 
@@ -300,24 +274,10 @@ def run_processes(
     drain()
 
 
-def _enter(
-    rank: int,
-    processes: int,
-    port: int,
-    function: Callable[[Any, Report], Any],
-    argument: Any,
-    queue: Any,
-) -> None:
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(processes),
-        "LOCAL_WORLD_SIZE": str(processes),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
+def _enter(rank: int, place: dict[str, str], function: Callable, argument: Any, queue: Any) -> None:
+    os.environ |= place | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     # Each process would take all cores for itself, and wait for the others' threads.
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(place["WORLD_SIZE"])))
 
     def report(kind: str, content: dict[str, Any]) -> None:
         if rank == 0:
@@ -381,7 +341,7 @@ def save_run(
 
     Args:
         model, history: of `fit`.
-        index, data, output: of and as for `read_crops`.
+        index, data, output: of and as for `open_crops`.
         config, policy, device: as for `fit`.
         facts: more to tell, such as `pretrained` or `recipe`.
     Returns:

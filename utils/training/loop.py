@@ -19,6 +19,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from sklearn.metrics import roc_auc_score
 from timm.data import resolve_model_data_config
 from timm.utils import ModelEmaV3
+from torch.nn import CrossEntropyLoss
 from torch.nn.functional import cross_entropy
 
 from utils.model.scoring import mixed_precision, normalise
@@ -48,23 +49,9 @@ def is_first() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def compile_model(model: torch.nn.Module, device: torch.device, *, parts: int = 1) -> None:
-    """Let torch.compile build the network, in place; the first step takes minutes.
-
-    On a GPU as CUDA graphs: of a network of a thousand small kernels most of the time goes into
-    starting them one by one. But not where a step has several `parts`, forward and backward passes:
-    there the second forward pass would write over the gradients of the first.
-    """
-    graphs = device.type == "cuda" and parts == 1
-    model.compile(mode="reduce-overhead" if graphs else None)
-
-
 def make_accelerator(device: torch.device, wanted: str) -> Accelerator:
-    """Hugging Face Accelerate on a device: where tensors go, in which precision, beside whom.
+    """Where tensors go, in which precision (of `mixed_precision`), beside which processes.
 
-    Args:
-        device: of `get_device`.
-        wanted: as for `mixed_precision`.
     Raises:
         ValueError: float16 on a CPU.
     """
@@ -108,8 +95,8 @@ class Setup:
         n_parameters = sum(parameter.numel() for parameter in self.model.parameters())
         return {
             **asdict(self.config),
-            **{f"train_{name}": value for name, value in self.train.facts().items()},
-            **{f"val_{name}": value for name, value in self.val.facts().items()},
+            **self.train.facts("train"),
+            **self.val.facts("val"),
             "augmentation": str(self.policy.to_dict()["parameters"]),
             "model": f"{type(self.model).__name__}, {n_parameters:,}",
             "input": list(resolve_model_data_config(self.model)["input_size"]),
@@ -169,15 +156,10 @@ class _Run:
 
         facts = resolve_model_data_config(setup.model)
         self.mean, self.std = facts["mean"], facts["std"]
+        share = {"rank": self.rank, "processes": self.processes, "num_workers": setup.num_workers}
+        crops, side = (setup.train, setup.val), facts["input_size"][-1]
         self.plan, self.train_loader, self.val_loader = make_loaders(
-            setup.train,
-            setup.val,
-            setup.policy,
-            self.config,
-            image_size=facts["input_size"][-1],
-            rank=self.rank,
-            processes=self.processes,
-            num_workers=setup.num_workers,
+            *crops, setup.policy, self.config, image_size=side, **share
         )
         # Convolutions are about twice as fast with the channels last, on CPU and on tensor cores.
         self.model = setup.model.to(self.device).to(memory_format=torch.channels_last)
@@ -186,15 +168,23 @@ class _Run:
         self.ema = ModelEmaV3(self.model, decay=decay, use_warmup=True) if decay else None
         self.scored = self.ema.module if self.ema else self.model  # what is validated and kept
         if self.config.compile:
-            compile_model(self.model, self.device, parts=self.config.accumulate)
+            # As CUDA graphs: of a network of a thousand small kernels most of the time goes into
+            # starting them. But a second forward pass of a step would overwrite its gradients.
+            graphs = self.device.type == "cuda" and self.config.accumulate == 1
+            self.model.compile(mode="reduce-overhead" if graphs else None)
         self.network, self.optimizer = self.accelerator.prepare(self.model, optimizer)
         self.steps = len(self.plan.sizes)
         self.scheduler = make_scheduler(optimizer, self.config, self.steps * self.config.epochs)
         self.weights: torch.Tensor | None = None  # of the classes in the loss, shape (2,)
         if self.config.class_weights == "balanced":
             self.weights = torch.tensor(balanced_weights(self.plan.labels())).to(self.device)
+        # A sum: a share of a batch does not know the mean over all of it.
+        smoothing = self.config.label_smoothing
+        self.loss = CrossEntropyLoss(self.weights, label_smoothing=smoothing, reduction="sum")
         self.val_seconds = self.save_seconds = 0.0
         self.at = Position()
+        #: Loss, rows and number of a step whose loss was not checked yet.
+        self.pending: tuple[_OnItsWay, torch.Tensor, int] | None = None
         self.elapsed_before = state["elapsed"] if state else 0.0
         self.best: dict[str, torch.Tensor] = {}
         if state:
@@ -237,12 +227,10 @@ class _Run:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         self.plan.epoch, self.plan.start = self.at.epoch, self.at.step
-        pending: tuple[_OnItsWay, torch.Tensor, int] | None = None
         batches = iter(self.train_loader)
         start = time.perf_counter() - self.at.seconds
         for step in range(self.at.step, self.steps):
             if self._time_is_up(step):
-                self._check(pending)
                 self._save()
                 return False
             ready = time.perf_counter()
@@ -250,19 +238,14 @@ class _Run:
             self.at.waited += time.perf_counter() - ready
             loss = self._step(images, targets, step)
             # The loss of the step before: with that of this step a GPU would stand still meanwhile.
-            self._check(pending)
-            pending = loss, rows, step
+            self._check()
+            self.pending = loss, rows, step
             self.at.step = step + 1
             self.at.seconds = time.perf_counter() - start
-            if (
-                self.writer
-                and time.monotonic() - self.saved_at > self.setup.checkpoint_minutes * 60
-            ):
-                self._check(pending)
-                pending = None
+            if time.monotonic() - self.saved_at > self.setup.checkpoint_minutes * 60:
                 self._save()
             self._report_step()
-        self._check(pending)
+        self._check()
         self.at.seconds = time.perf_counter() - start
         return True
 
@@ -283,14 +266,7 @@ class _Run:
             with self.accelerator.no_sync(self.network) if i + 1 < parts else nullcontext():
                 with self.accelerator.autocast():
                     logits = self.network(part)  # (B, 2)
-                # A sum: a share of a batch does not know the mean over all of it.
-                loss = cross_entropy(
-                    logits.float(),
-                    labels,
-                    weight=self.weights,
-                    label_smoothing=self.config.label_smoothing,
-                    reduction="sum",
-                )
+                loss = self.loss(logits.float(), labels)
                 # Gradients are averaged over processes, the loss over the crops of all of them.
                 self.accelerator.backward(loss * (self.processes / self.plan.sizes[step]))
             total += loss.detach()
@@ -301,12 +277,12 @@ class _Run:
             self.ema.update(self.model, step=number)
         return _OnItsWay(total)
 
-    def _check(self, pending: tuple[_OnItsWay, torch.Tensor, int] | None) -> None:
+    def _check(self) -> None:
         """Count the loss of a step that was run, or stop where it is no number."""
-        if pending is None:
+        if self.pending is None:
             return
-        total, rows, step = pending
-        value = float(total)
+        total, rows, step = self.pending
+        self.pending, value = None, float(total)
         if not np.isfinite(value):
             paths = [self.setup.train.paths[row] for row in rows.tolist()]
             where = f"at epoch {self.at.epoch}, step {step}"
@@ -360,16 +336,15 @@ class _Run:
         }
 
     def _report_step(self) -> None:
-        at = self.at
-        epochs_left = self.config.epochs - at.epoch + 1
-        left = (epochs_left * self.steps - at.step) * at.seconds / at.step
-        left += epochs_left * self.val_seconds
+        at, epochs = self.at, self.config.epochs
+        done, total = (at.epoch - 1) * self.steps + at.step, epochs * self.steps
+        left = (total - done) * at.seconds / at.step + (epochs - at.epoch + 1) * self.val_seconds
         text = (
-            f"loss {at.loss_sum / max(1, at.counted):.3f}, {at.seen / at.seconds:.0f} images/s, "
-            f"{at.waited / at.seconds:.0%} waiting, {duration(left)} left in all"
+            f"epoch {at.epoch}, loss {at.loss_sum / max(1, at.counted):.3f}, "
+            f"{at.seen / at.seconds:.0f} images/s, {at.waited / at.seconds:.0%} waiting, "
+            f"{duration(left)} left in all"
         )
-        title = f"epoch {at.epoch} of {self.config.epochs}"
-        self.report("step", {"title": title, "done": at.step, "total": self.steps, "text": text})
+        self.report("step", {"done": done, "total": total, "text": text})
 
     def _elapsed(self) -> float:
         return self.elapsed_before + time.monotonic() - self.began
@@ -391,9 +366,10 @@ class _Run:
         return up
 
     def _save(self) -> None:
+        self._check()
+        began = self.saved_at = time.monotonic()
         if not self.writer:
             return
-        began = time.monotonic()
         self.at.elapsed = self._elapsed()
         scaler = self.accelerator.scaler
         self.writer.save(
@@ -407,8 +383,7 @@ class _Run:
             },
             best=self.best,
         )
-        self.saved_at = time.monotonic()
-        self.save_seconds = self.saved_at - began
+        self.save_seconds = time.monotonic() - began
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])

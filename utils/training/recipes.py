@@ -135,13 +135,7 @@ SETTINGS = tuple(f.name for f in fields(TrainConfig) if f.name not in INGREDIENT
 RECIPES = {
     "reference": TrainConfig(),
     "strong": TrainConfig(
-        optimizer="adamw",
-        learning_rate=1e-3,
-        weight_decay=0.05,
-        ema=0.999,
-        clip_norm=1.0,
-        balanced=True,
-        pairs=True,
+        optimizer="adamw", weight_decay=0.05, ema=0.999, clip_norm=1.0, balanced=True, pairs=True
     ),
 }
 
@@ -149,12 +143,10 @@ RECIPES = {
 def make_config(
     recipe: str, changes: Mapping[str, Any] | None = None, **settings: Any
 ) -> TrainConfig:
-    """Take a named recipe, with other values for some of its ingredients.
+    """One of RECIPES, with other values for some of INGREDIENTS: `changes`, CHANGES of 03.
 
-    Args:
-        recipe: name of one of RECIPES.
-        changes: CHANGES of 03, other values for some of INGREDIENTS.
-        settings: what no recipe decides, such as `epochs`.
+    `settings` is what no recipe decides, such as `epochs`.
+
     Raises:
         ValueError: unknown recipe or key, or a value of the wrong type or out of range.
     """
@@ -174,13 +166,8 @@ def balanced_weights(y_true: np.ndarray) -> tuple[float, float]:
 
 def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """Adam or AdamW in one fused kernel; biases and norms are not decayed."""
-    return create_optimizer_v2(
-        model,
-        opt=config.optimizer,
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+    rate, decay = config.learning_rate, config.weight_decay
+    return create_optimizer_v2(model, config.optimizer, lr=rate, weight_decay=decay, fused=True)
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, config: TrainConfig, steps: int) -> Scheduler:
