@@ -1,26 +1,24 @@
 """What 04 pays to score crops, and corrupted ones, beside the forward passes that this needs.
 
-The baseline is the same network as `predict` runs it (channels_last, on a CPU float32 with batch
-norms folded) on random numbers that lie in memory, in batches of the same sizes, and decoding each
+The baseline is the same network as `Scorer` runs it (channels_last, batch norms folded, on a CPU in
+float32) on random numbers that lie in memory, in batches of the same sizes, and decoding each
 crop once. Ours also corrupts, transforms and batches.
 """
 
 from __future__ import annotations
 
-import copy
 import tempfile
 import time
 from pathlib import Path
 
-import pandas as pd
 import torch
 
 from benchmarks.crops import bench_crops
-from utils.evaluation.robustness import conditions, corrupted_loader
+from utils.evaluation.robustness import CorruptedFaces, conditions
 from utils.faces.media import load_crop
 from utils.model.network import build_model, fold_batch_norms
-from utils.model.scoring import make_loader, model_transform, predict_logits
-from utils.run.machine import default_workers, get_device
+from utils.model.scoring import Scorer
+from utils.run.machine import get_device
 
 MODEL, SIZE, BATCH = "tf_efficientnetv2_s.in1k", 224, 64
 #: Crops scored once, crops scored under every corruption, paired runs.
@@ -29,16 +27,11 @@ CLEAN, CORRUPTED, RUNS = 128, 16, 5
 
 def ours(model: torch.nn.Module, paths: list[str]) -> float:
     """Seconds of what 04 does."""
-    transform, device = model_transform(model), get_device()
-    workers = default_workers(device)
     start = time.perf_counter()
-    loader = make_loader(
-        paths[:CLEAN], [0] * CLEAN, transform, batch_size=BATCH, num_workers=workers
-    )
-    predict_logits(model, loader, device=device, progress=False)
-    rows = pd.DataFrame({"dataset": "", "video": paths[:CORRUPTED], "face": 1, "frame": 0})
-    loader, _ = corrupted_loader(rows, paths[:CORRUPTED], transform, num_workers=workers)
-    predict_logits(model, loader, device=device, progress=False)
+    scorer = Scorer(model, device=get_device())
+    scorer.score_paths(paths[:CLEAN], batch_size=BATCH)
+    faces = CorruptedFaces([[path] for path in paths[:CORRUPTED]], scorer.transform)
+    scorer.score_data(faces, batch_size=None)
     return time.perf_counter() - start
 
 
@@ -46,10 +39,7 @@ def ours(model: torch.nn.Module, paths: list[str]) -> float:
 def bare(model: torch.nn.Module, paths: list[str]) -> float:
     """Seconds of the forward passes, and of decoding each crop once."""
     device = get_device()
-    model = copy.deepcopy(model).eval()
-    if device.type == "cpu":
-        model = fold_batch_norms(model)
-    model = model.to(device).to(memory_format=torch.channels_last)
+    model = fold_batch_norms(model.eval()).to(device).to(memory_format=torch.channels_last)
     sizes = [BATCH] * (CLEAN // BATCH) + [len(conditions())] * CORRUPTED
     images = torch.randn(max(sizes), 3, SIZE, SIZE, device=device)
     images = images.to(memory_format=torch.channels_last)

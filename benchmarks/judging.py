@@ -26,7 +26,8 @@ from PIL import Image
 from tools.demo.scenes import sample_scene
 from utils.faces.detection import cut_faces
 from utils.faces.media import VIDEO_SUFFIXES, open_media, write_video
-from utils.inference.answers import Judge, judge_files, load_judge, score_crops
+from utils.inference.answers import judge_files
+from utils.inference.judging import Judge, load_judge
 from utils.model.network import build_model, save_model
 from utils.run.machine import get_device
 
@@ -117,7 +118,7 @@ def shares(judge: Judge, path: str) -> dict[str, float]:
         )
     )
     found["shrinking and cutting"] = max(0.0, both - found["detecting"])
-    found["scoring"] = seconds(lambda: score_crops(judge, crops))
+    found["scoring"] = seconds(lambda: judge.scorer.score_crops(crops))
     return found
 
 

@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 
 from utils.faces.media import collect_inputs
-from utils.inference.answers import find_model, judge_files, load_judge
-from utils.inference.pictures import write_answers
+from utils.inference.answers import judge_files, write_tables
+from utils.inference.judging import load_judge
+from utils.inference.pictures import Pictures
+from utils.model.network import find_model
+from utils.report.figures import show_figures
 from utils.run.machine import get_device
 
 
@@ -37,7 +40,11 @@ def main(argv: list[str] | None = None) -> int:
     for answer in answers:
         print(answer)
     if args.output:
-        write_answers(judge, answers, Path(args.output), frames_per_video=args.frames)
+        write_tables(answers, args.output)
+        pictures, folder = Pictures(judge, answers, args.frames), Path(args.output) / "annotated"
+        show_figures(pictures.timelines(n=-1), folder, show=False)
+        show_figures(pictures.people(n=-1, n_maps=len(answers)), folder, show=False)
+        pictures.annotate(folder, n=-1)
         print(f"Tables and pictures are in {args.output}")
     return 0
 

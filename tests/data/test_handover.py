@@ -1,11 +1,7 @@
 """What an earlier notebook hands on is found, brought along, or made again."""
 
-import numpy as np
-import pandas as pd
 import pytest
-from PIL import Image
 
-from utils.data import indexing
 from utils.inference import answers
 from utils.model import network
 from utils.run import artifacts, machine
@@ -20,68 +16,10 @@ def attached(tmp_path, monkeypatch):
     return tmp_path / "input"
 
 
-@pytest.fixture
-def data(tmp_path):
-    """Crops in the main layout: twelve sources of one real and one fake video, two frames each."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for source in range(12):
-        for label, video in (("REAL", f"r{source:02}"), ("FAKE", f"f{source:02}")):
-            original = f"r{source:02}.mp4" if label == "FAKE" else ""
-            rows.append([f"{video}.mp4", label, "train", original])
-            folder = tmp_path / "part" / video
-            folder.mkdir(parents=True)
-            for frame in (0, 10):
-                pixels = rng.integers(0, 255, (24, 24, 3)).astype(np.uint8)
-                Image.fromarray(pixels).save(folder / f"{frame}.png")
-    columns = ["filename", "label", "split", "original"]
-    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "part" / "metadata.csv", index=False)
-    return tmp_path / "part"
-
-
 def touch(folder, *names):
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         (folder / name).write_text(f"{name} of {folder.name}")
-
-
-def test_an_index_that_is_nowhere_is_made_with_its_audit(data, tmp_path, attached):
-    said = indexing.ensure_index(data, tmp_path / "out")
-    assert "made as 01_explore_data makes it" in said
-    index = artifacts.read_table(tmp_path / "out", "index.csv")
-    audit = artifacts.read_json(tmp_path / "out", "data_audit.json")
-    assert len(index) == 48 and all(audit["checks"].values())
-    assert set(index["split"]) == set(artifacts.SPLITS)
-    assert audit["zero_pixel"] and len(audit["leakage_ladder"]) == 3
-
-
-def test_made_again_it_is_the_same(data, tmp_path, attached):
-    for name in ("a", "b"):
-        indexing.ensure_index(data, tmp_path / name)
-    for name in indexing.INDEX:
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-
-
-def test_an_index_in_output_is_left_as_it_is(data, tmp_path, attached):
-    touch(tmp_path / "out", *indexing.INDEX)
-    touch(attached / "run", *indexing.INDEX)
-    assert "in OUTPUT" in indexing.ensure_index(data, tmp_path / "out")
-    assert (tmp_path / "out" / "index.csv").read_text() == "index.csv of out"
-
-
-def test_an_attached_index_is_brought_along_with_its_own_audit(data, tmp_path, attached):
-    touch(attached / "a-half", "index.csv")  # without its audit it is of no use
-    touch(attached / "run", *indexing.INDEX)
-    assert str(attached / "run") in indexing.ensure_index(data, tmp_path / "out")
-    for name in indexing.INDEX:
-        assert (tmp_path / "out" / name).read_text() == f"{name} of run"
-
-
-def test_the_split_that_a_model_was_trained_on_comes_before_all_others(tmp_path, attached):
-    touch(attached / "a-newer-split", *indexing.INDEX)
-    touch(attached / "train", *indexing.INDEX)
-    artifacts.bring(indexing.INDEX, tmp_path / "out", first=attached / "train")
-    assert (tmp_path / "out" / "index.csv").read_text() == "index.csv of train"
 
 
 def test_a_policy_that_is_nowhere_is_the_reference(tmp_path, attached):

@@ -107,15 +107,23 @@ def test_a_folder_that_holds_itself_by_a_link_ends_and_counts_once(tmp_path):
     assert [dataset.root for dataset in find_datasets(tmp_path)] == [root]
 
 
-def test_no_folder_is_listed_twice_however_many_links_lead_to_it(tmp_path, monkeypatch):
-    listed = []
-    listing = layouts._listing
-    monkeypatch.setattr(layouts, "_listing", lambda folder: listed.append(1) or listing(folder))
+def test_no_folder_is_judged_twice_however_many_links_lead_to_it(tmp_path, monkeypatch):
+    judged = []
+    layout = layouts._layout
+    monkeypatch.setattr(layouts, "_layout", lambda *folder: judged.append(1) or layout(*folder))
     faces_part(tmp_path / "top" / "part")
     for n in range(3):
         (tmp_path / "top" / f"again-{n}").symlink_to(tmp_path)
     find_datasets(tmp_path)
-    assert len(listed) == 3
+    assert len(judged) == 3
+
+
+def test_a_link_deep_down_does_not_hide_what_lies_higher(tmp_path):
+    root = faces_part(tmp_path / "z" / "1" / "2" / "part")
+    (tmp_path / "a" / "1" / "2" / "3").mkdir(parents=True)
+    (tmp_path / "a" / "1" / "2" / "3" / "link").symlink_to(tmp_path / "z")
+    faces_part(tmp_path / "deep" / "2" / "3" / "4" / "5" / "6")  # one folder too deep
+    assert [dataset.root for dataset in find_datasets(tmp_path)] == [root]
 
 
 def test_a_link_to_itself_does_not_hide_the_data_set_beside_it(tmp_path):

@@ -1,17 +1,24 @@
-"""No scene on two sides: sources, the split, its proof, and the control with shuffled labels."""
+"""No scene on two sides: sources, the split, its proof, the index, and the control's labels."""
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from utils.data.splits import (
+    INDEX,
     LeakageError,
     check_splits,
     control_labels,
+    describe_split,
+    ensure_index,
+    fingerprint,
     source_groups,
     split_by_source,
     split_summary,
+    summarise_left_out,
 )
+from utils.run import artifacts, machine
 
 SPLITS = ["train", "val", "test"]
 
@@ -125,11 +132,6 @@ def test_families_of_very_different_size_keep_the_shares():
     assert [found[split] for split in SPLITS] == pytest.approx([0.70, 0.15, 0.15], abs=0.03)
 
 
-def test_other_fractions_are_respected():
-    found = shares(with_split(families(100), fractions=(0.5, 0.2, 0.3)))
-    assert [found[split] for split in SPLITS] == pytest.approx([0.5, 0.2, 0.3], abs=0.02)
-
-
 def test_no_source_stands_in_two_splits():
     index = with_split(families(50, crops=3))
     assert (index.groupby("source")["split"].nunique() == 1).all()
@@ -235,14 +237,6 @@ def test_official_train_and_test_without_val_give_val_a_share_of_train():
     held_out = index["official"] == "test"
     assert (index.loc[held_out, "split"] == "test").all()
     assert set(index.loc[~held_out, "split"]) == {"train", "val"}
-
-
-def test_a_table_without_official_splits_is_split_too():
-    crops = families(20)
-    whole = with_split(crops)
-    pd.testing.assert_frame_equal(
-        with_split(crops.drop(columns="official")), whole.drop(columns="official")
-    )
 
 
 # --- the proof, and a broken twin for each check ------------------------------------------------
@@ -353,3 +347,110 @@ def test_the_summary_counts_sources_videos_and_crops():
         "val": {"sources": 0, "videos": 0, "crops": 0, "REAL": 0, "FAKE": 0},
         "test": {"sources": 1, "videos": 3, "crops": 15, "REAL": 1, "FAKE": 2},
     }
+
+
+def test_the_split_is_described_by_what_was_proved_and_by_what_is_not_known():
+    index = with_split(families(6, fakes=1))
+    assert describe_split(index).splitlines() == [
+        "- sources disjoint: holds",
+        "- videos in one split: holds",
+        "- fakes with their original: holds",
+        "",
+        "0 of 6 sources have a single video.",
+    ]
+    alone = with_split(table(*[(f"{k}{n}", k, "") for k in ("REAL", "FAKE") for n in range(3)]))
+    assert "Nothing here says which images belong together" in describe_split(alone)
+    with pytest.raises(LeakageError):
+        describe_split(move(index, index["video"] == "f0003-0"))
+
+
+# --- the index ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def attached(tmp_path, monkeypatch):
+    """Kaggle's inputs, empty."""
+    monkeypatch.setattr(machine, "KAGGLE_INPUT", tmp_path / "input")
+    (tmp_path / "input").mkdir()
+    return tmp_path / "input"
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Crops in the main layout: twelve sources of one real and one fake video, two frames each."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for source in range(12):
+        for label, video in (("REAL", f"r{source:02}"), ("FAKE", f"f{source:02}")):
+            original = f"r{source:02}.mp4" if label == "FAKE" else ""
+            rows.append([f"{video}.mp4", label, "train", original])
+            folder = tmp_path / "part" / video
+            folder.mkdir(parents=True)
+            for frame in (0, 10):
+                pixels = rng.integers(0, 255, (24, 24, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{frame}.png")
+    columns = ["filename", "label", "split", "original"]
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "part" / "metadata.csv", index=False)
+    return tmp_path / "part"
+
+
+def touch(folder, *names):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_text(f"{name} of {folder.name}")
+
+
+def test_an_index_that_is_nowhere_is_made_with_its_audit(data, tmp_path, attached):
+    said = ensure_index(data, tmp_path / "out")
+    assert "made as 01_explore_data makes it" in said
+    index = artifacts.read_table(tmp_path / "out", "index.csv")
+    audit = artifacts.read_json(tmp_path / "out", "data_audit.json")
+    assert len(index) == 48 and all(audit["checks"].values())
+    assert set(index["split"]) == set(artifacts.SPLITS)
+    assert audit["zero_pixel"] and len(audit["leakage_ladder"]) == 3
+
+
+def test_made_again_it_is_the_same(data, tmp_path, attached):
+    for name in ("a", "b"):
+        ensure_index(data, tmp_path / name)
+    for name in INDEX:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_an_index_in_output_is_left_as_it_is(data, tmp_path, attached):
+    touch(tmp_path / "out", *INDEX)
+    touch(attached / "run", *INDEX)
+    assert "in OUTPUT" in ensure_index(data, tmp_path / "out")
+    assert (tmp_path / "out" / "index.csv").read_text() == "index.csv of out"
+
+
+def test_an_attached_index_is_brought_along_with_its_own_audit(data, tmp_path, attached):
+    touch(attached / "a-half", "index.csv")  # without its audit it is of no use
+    touch(attached / "run", *INDEX)
+    assert str(attached / "run") in ensure_index(data, tmp_path / "out")
+    for name in INDEX:
+        assert (tmp_path / "out" / name).read_text() == f"{name} of run"
+
+
+def test_the_summary_counts_each_reason_with_examples():
+    rows = [("d", "no folder", name) for name in "cab"] + [("d", "unknown label", "z")]
+    left_out = pd.DataFrame(rows, columns=["dataset", "reason", "name"])
+    assert summarise_left_out(left_out, examples=2).to_dict("index") == {
+        "no folder": {"count": 3, "examples": ["a", "b"]},
+        "unknown label": {"count": 1, "examples": ["z"]},
+    }
+
+
+def test_the_fingerprint_is_blind_to_the_order_of_rows_and_sees_every_name_label_and_byte():
+    crops = pd.DataFrame(
+        {
+            **{"dataset": "d", "path": ["a/0.png", "b/0.png"], "label": ["REAL", "FAKE"]},
+            **{"digest": ["00", "01"], "width": 9},
+        }
+    )
+    assert len(fingerprint(crops)) == 16
+    assert fingerprint(crops.iloc[::-1]) == fingerprint(crops) == fingerprint(crops.assign(width=8))
+    for column in ("dataset", "path", "label", "digest"):
+        changed = crops.copy()
+        changed.loc[0, column] = "another"
+        assert fingerprint(changed) != fingerprint(crops)

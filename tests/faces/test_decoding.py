@@ -60,7 +60,7 @@ def decoded(monkeypatch):
         return counted
 
     monkeypatch.setattr(decoding, "_decode_run", counting("quick", decoding._decode_run))
-    monkeypatch.setattr(decoding, "_numbered", counting("full", decoding._numbered))
+    monkeypatch.setattr(decoding, "decode", counting("full", decoding.decode))
     return counts
 
 
@@ -169,7 +169,7 @@ def test_frames_that_an_edit_list_cuts_away_are_not_counted(tmp_path):
 
 LONG = """
 import resource, sys
-from utils.video import sample_frames
+from utils.faces.media import sample_frames
 frames = sum(1 for _ in sample_frames(sys.argv[1], int(sys.argv[2])))
 print(frames, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """

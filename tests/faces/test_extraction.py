@@ -6,12 +6,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
-from tests.faces.test_faces import LEFT, RIGHT, scene
+from tests.faces.test_detection import LEFT, RIGHT, scene
 from utils.faces.detection import CropRecipe, find_faces
-from utils.faces.extraction import RECORDS, extract_faces
-from utils.faces.media import write_video
+from utils.faces.extraction import RECORDS, extract_faces, find_example, one_face_a_video
+from utils.faces.media import load_crop, write_video
+from utils.inference.answers import judge_file, load_judge
+from utils.model.network import build_model, save_model
 from utils.run.artifacts import read_json, read_table
 
 TABLES = ["boxes.csv", "metadata.csv", "recipe.json"]
@@ -96,6 +99,54 @@ def test_boxes_give_two_people_two_tracks(extracted):
     assert (both["track"] == np.where(middle < 320, 1, 2)).all()
     assert set(both["track"]) == {1, 2}
     assert set(boxes.loc[boxes["video"] == "519", "track"]) == {1}
+
+
+def two_people_change_places(path):
+    """Half way the person on the left is on the right: only the light on their faces tells."""
+    x = np.arange(640)
+    side = np.where(x < 320, np.tanh((x - LEFT[0]) / 30), np.tanh((RIGHT[0] - x) / 30))
+    light = [0.75 + 0.4 * sign * side[None, :, None] for sign in (1, -1)]
+    frames = [np.clip(scene(LEFT, RIGHT) * light[n // 4], 0, 255) for n in range(8)]
+    return write_video(path, [frame.astype(np.uint8) for frame in frames], fps=8, crf=10)
+
+
+def test_people_are_linked_as_05_links_them(tmp_path):
+    """By their places they would keep their tracks over the cut; by their looks they swap them."""
+    path = two_people_change_places(tmp_path / "pair.mp4")
+    row = (str(path), "demo", "pair", "pair.mp4", "REAL", "", "original", "")
+    columns = ["path", "dataset", "video", "filename", "label", "original", "method", "split"]
+    extract_faces(pd.DataFrame([row], columns=columns), tmp_path / "faces", progress=False)
+    ours = read_table(tmp_path, "faces/boxes.csv")
+    save_model(build_model("test_efficientnet", image_size=32, pretrained=False),
+               tmp_path / "model", extra={}, card="")  # fmt: skip
+    judge = load_judge(tmp_path / "model", device=torch.device("cpu"))
+    theirs = judge_file(judge, str(path), frames_per_video=0).faces
+    assert ours["track"].tolist() == theirs["track"].tolist()
+    assert ours["frame"].tolist() == theirs["frame"].tolist()
+    sides = ["x1", "y1", "x2", "y2"]
+    np.testing.assert_allclose(ours[sides], theirs[sides], atol=0.01)
+    on_the_left = ours.loc[ours["x2"] < 320, "track"].tolist()
+    assert on_the_left == [1] * 4 + [2] * 4
+
+
+def test_example_is_the_frame_with_most_faces_and_a_dead_video_stops_nothing(videos):
+    frame, faces = find_example(videos, CropRecipe(), n=3)
+    assert frame.size == (640, 360) and len(faces) == 2
+    assert len(find_example(videos[::-1], CropRecipe(), n=3, seed=1)[1]) == 2
+    with pytest.raises(ValueError, match=r"none of 1 videos .*broken\.mp4"):
+        find_example(videos[3:], CropRecipe())
+
+
+def test_sheet_shows_one_face_a_video(extracted):
+    folder, _ = extracted
+    boxes = read_table(folder.parent, "faces/boxes.csv")
+    sheet = one_face_a_video(boxes, folder, n=5, seed=3)
+    assert sorted(sheet["video"]) == ["519", "Deepfakes_519_515"]
+    assert all(load_crop(path).size == (160, 160) for path in sheet["crop"])
+    assert sheet.equals(one_face_a_video(boxes, folder, n=5, seed=3))
+    assert len(one_face_a_video(boxes, folder, n=1)) == 1
+    drawn = pd.concat([one_face_a_video(boxes, folder, seed=seed) for seed in range(20)])
+    assert set(drawn["frame"]) == set(boxes["frame"])
 
 
 def same_tree(a: Path, b: Path) -> bool:
@@ -189,11 +240,7 @@ def test_a_second_run_redoes_no_finished_video(videos, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "change",
-    [
-        {"frames_per_video": 3},
-        {"recipe": CropRecipe(margin=20)},
-        {"recipe": CropRecipe(align=True)},
-    ],
+    [{"frames_per_video": 3}, {"recipe": CropRecipe(margin=20)}],
 )
 def test_other_parameters_redo_every_video(videos, tmp_path, change):
     run(videos, tmp_path / "faces")
@@ -269,11 +316,9 @@ def test_the_recipe_lies_beside_the_crops(videos, tmp_path):
 # --- pairs ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("align", [False, True])
-def test_a_paired_fake_is_cut_at_the_faces_of_its_original(videos, tmp_path, align):
+def test_a_paired_fake_is_cut_at_the_faces_of_its_original(videos, tmp_path):
     """The fake shows two people, its original one: one is cut, where the original has it."""
-    pairs = {"paired": True, "recipe": CropRecipe(align=align)}
-    report = run(videos[:2], tmp_path / "faces", **pairs)
+    report = run(videos[:2], tmp_path / "faces", paired=True)
     assert report["n_faces"].tolist() == [2, 2]
     assert report["note"].tolist() == ["", ""]
     boxes = read_table(tmp_path, "faces/boxes.csv").drop(columns="video")
@@ -283,8 +328,8 @@ def test_a_paired_fake_is_cut_at_the_faces_of_its_original(videos, tmp_path, ali
         assert real.name == fake.name
         difference = np.asarray(Image.open(real)).astype(int) - np.asarray(Image.open(fake))
         assert np.abs(difference).mean() < 3
-    assert run(videos[:2], tmp_path / "faces", **pairs)["kept"].all()
-    alone = run(videos[:2], tmp_path / "faces", recipe=CropRecipe(align=align))
+    assert run(videos[:2], tmp_path / "faces", paired=True)["kept"].all()
+    alone = run(videos[:2], tmp_path / "faces")
     assert alone["kept"].tolist() == [True, False]
 
 

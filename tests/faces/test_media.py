@@ -1,4 +1,4 @@
-"""Files of every kind end in frames or in a reason, within bounded memory and time."""
+"""Files of every kind end in frames or in a reason; written videos play, with their sound."""
 
 import io
 import os
@@ -9,15 +9,25 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.faces.test_faces import LEFT, scene
-from tests.faces.test_video import rotated_copy
+from tests.faces.test_detection import LEFT, scene
 from utils.faces import media
 from utils.faces.detection import CropRecipe, cut_faces, load_detector
-from utils.faces.media import collect_inputs, open_media, to_rgb, write_video
+from utils.faces.media import (
+    collect_inputs,
+    evenly_spaced,
+    load_crop,
+    open_media,
+    probe,
+    read_image,
+    sample_frames,
+    to_rgb,
+    write_video,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -84,6 +94,14 @@ def test_files_folders_and_globs_are_collected_once_and_in_order(tmp_path):
         *("10.png", "a/1.png", "a/b/2.JPG", "a/b/3.mp4", "9.gif")
     ]
     assert collect_inputs([]) == []
+
+
+@pytest.mark.parametrize("suffix", [*media.VIDEO_SUFFIXES, *media.IMAGE_SUFFIXES])
+def test_every_media_suffix_is_found_in_a_folder_whatever_its_case(tmp_path, suffix):
+    for name in (f"a{suffix}", f"b{suffix.upper()}", "c.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    found = collect_inputs([str(tmp_path)])
+    assert [Path(path).name for path in found] == [f"a{suffix}", f"b{suffix.upper()}"]
 
 
 def test_file_that_is_named_in_two_ways_is_one_input(tmp_path, monkeypatch):
@@ -202,6 +220,17 @@ def test_every_kind_of_pixels_shows_the_same_face(tmp_path, detector, name):
     assert abs((face.box[0] + face.box[2]) / 2 - LEFT[0]) < 20
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "grey.jpg", "CMYK.jpg", "palette.png"])
+def test_pixels_of_an_ordinary_crop_are_those_that_pillow_converts(tmp_path, name):
+    path = tmp_path / name
+    MODES.get(name, lambda image: image)(picture()).save(path)
+    with Image.open(path) as image:
+        expected = np.asarray(image.convert("RGB"))
+    for read in (read_image, load_crop):
+        assert np.array_equal(read(path), expected)
+    assert np.array_equal(read_image(io.BytesIO(path.read_bytes())), expected)
+
+
 def test_transparent_parts_are_white_as_in_a_viewer():
     clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
     assert to_rgb(clear).getpixel((0, 0)) == (255, 255, 255)
@@ -210,14 +239,43 @@ def test_transparent_parts_are_white_as_in_a_viewer():
     assert to_rgb(palette).getpixel((0, 0)) == (255, 255, 255)
 
 
+def roads(path):
+    """An image as 05, as 03 and 04, and as 01 (from the bytes) see it."""
+    return [frames_of(path)[0][2], load_crop(path), read_image(io.BytesIO(path.read_bytes()))]
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff"])
 def test_picture_that_a_phone_stored_on_its_side_is_turned_upright(tmp_path, suffix):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be shown after a quarter turn clockwise
-    picture().transpose(Image.Transpose.ROTATE_90).save(tmp_path / f"phone.{suffix}", exif=exif)
-    ((_, _, image),) = frames_of(tmp_path / f"phone.{suffix}")
-    assert image.size == (640, 360)
-    assert np.abs(np.float32(image) - np.float32(picture())).mean() < 3
+    path = tmp_path / f"phone.{suffix}"
+    picture().transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+    for image in roads(path):
+        assert image.size == (640, 360)
+        assert np.abs(np.float32(image) - np.float32(picture())).mean() < 3
+
+
+def test_sixteen_bits_are_scaled_and_transparency_is_white_on_every_road(tmp_path):
+    grey = np.full((8, 8), 200 * 257, np.uint16)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert [image.getpixel((1, 1)) for image in roads(tmp_path / "deep.png")] == [(200,) * 3] * 3
+    assert [image.getpixel((1, 1)) for image in roads(tmp_path / "clear.png")] == [(255,) * 3] * 3
+
+
+def test_orientation_that_cannot_be_read_is_none(tmp_path):
+    picture().save(tmp_path / "a.jpg", exif=b"Exif\x00\x00no TIFF header at all")
+    assert [image.size for image in roads(tmp_path / "a.jpg")] == [(640, 360)] * 3
+
+
+def test_crop_that_cannot_be_read_is_named_with_the_way_out_and_bytes_with_the_reason(tmp_path):
+    picture().save(tmp_path / "a.png")
+    cut = (tmp_path / "a.png").read_bytes()[:1000]
+    (tmp_path / "a.png").write_bytes(cut)
+    with pytest.raises(ValueError, match=r"a\.png cannot be read .*truncated.*01_explore_data"):
+        load_crop(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"cannot be read as an image .*truncated"):
+        read_image(io.BytesIO(cut))
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
@@ -241,7 +299,7 @@ def test_picture_of_one_pixel_is_a_picture_without_a_face(tmp_path, detector):
 
 
 @pytest.mark.parametrize(
-    ("suffix", "expected"), [("jpg", "(5000, 5000)"), ("png", "too many|too large")]
+    ("suffix", "expected"), [("jpg", "(5000, 5000) (5000, 5000)"), ("png", "too many|too large")]
 )
 def test_enormous_picture_is_read_in_part_or_refused_within_bounded_memory(
     tmp_path, suffix, expected
@@ -255,10 +313,11 @@ def test_enormous_picture_is_read_in_part_or_refused_within_bounded_memory(
         Image.MAX_IMAGE_PIXELS = limit
     code = f"""
         import resource
-        from utils.media import open_media
+        from utils.faces.media import open_media, read_image
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         try:
-            print([image.size for _, _, image in open_media({str(path)!r}, 16)])
+            sizes = [image.size for _, _, image in open_media({str(path)!r}, 16)]
+            print(*sizes, read_image(open({str(path)!r}, "rb")).size)
         except ValueError as error:
             print(error)
         print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
@@ -327,3 +386,319 @@ def test_video_that_was_cut_short_gives_what_is_there(tmp_path):
     whole = write_video(tmp_path / "a.mp4", noise, fps=8)
     (tmp_path / "cut.mp4").write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
     assert 1 <= len(frames_of(tmp_path / "cut.mp4")) <= 4
+
+
+# frames of a video, and videos of frames
+
+WIDTH, HEIGHT = 160, 90
+
+
+def numbered(number, width=WIDTH, height=HEIGHT):
+    """Draw a frame that carries its number as eight black or white bars, highest bit first."""
+    bits = [number >> bit & 1 for bit in range(7, -1, -1)]
+    columns = np.repeat(bits, -(-width // 8))[:width] * 255
+    return np.broadcast_to(columns.astype(np.uint8)[None, :, None], (height, width, 3)).copy()
+
+
+def read_number(image):
+    bars = np.asarray(image).mean(axis=(0, 2)).reshape(8, -1).mean(axis=1) > 127
+    return int("".join(str(int(bar)) for bar in bars), 2)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """100 numbered frames at 25 frames a second."""
+    path = tmp_path_factory.mktemp("video") / "clip.mp4"
+    return write_video(path, (numbered(i) for i in range(100)), fps=25)
+
+
+@pytest.mark.parametrize(
+    ("n_total", "n", "expected"),
+    [
+        (100, 4, [12, 37, 62, 87]),
+        (10, 3, [1, 5, 8]),
+        (3, 1, [1]),
+        (3, 0, [0, 1, 2]),
+        (3, 3, [0, 1, 2]),
+        (3, 9, [0, 1, 2]),
+        (0, 4, []),
+    ],
+)
+def test_spacing_is_centred_and_covers_the_whole(n_total, n, expected):
+    assert evenly_spaced(n_total, n).tolist() == expected
+
+
+def test_spacing_never_repeats_a_frame():
+    for n_total in range(1, 60):
+        for n in range(1, n_total + 1):
+            numbers = evenly_spaced(n_total, n)
+            assert len(numbers) == n
+            assert (np.diff(numbers) > 0).all()
+            assert numbers[0] >= 0 and numbers[-1] < n_total
+
+
+def test_negative_counts_are_refused():
+    with pytest.raises(ValueError, match="-1"):
+        evenly_spaced(10, -1)
+
+
+def test_sampled_frames_are_the_frames_of_those_numbers(clip):
+    frames = list(sample_frames(clip, 7))
+    numbers = [number for number, _, _ in frames]
+    assert numbers == evenly_spaced(100, 7).tolist()
+    assert [read_number(image) for _, _, image in frames] == numbers
+    assert [time_s for _, time_s, _ in frames] == pytest.approx([n / 25 for n in numbers])
+
+
+def test_zero_means_every_frame(clip):
+    assert [read_number(image) for _, _, image in sample_frames(clip)] == list(range(100))
+
+
+def test_frames_come_one_at_a_time(clip):
+    frames = sample_frames(clip)
+    assert next(frames)[0] == 0
+    frames.close()  # the rest is never decoded
+
+
+def test_probe_reads_size_rate_and_length(clip):
+    assert probe(clip) == (WIDTH, HEIGHT, 25.0, 100)
+
+
+def test_frames_of_a_cut_file_are_spread_over_what_is_left(tmp_path):
+    rng = np.random.default_rng(0)  # noise makes the frames about equally large
+    noise = [rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8) for _ in range(60)]
+    whole = write_video(tmp_path / "whole.mp4", noise, fps=25)
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    available = probe(cut).n_frames
+    assert 10 < available < 50  # the header still says 60
+    numbers = [number for number, _, _ in sample_frames(cut, 4)]
+    # Older builds of FFmpeg cannot give the very last frames before the cut.
+    assert len(numbers) >= 3
+    assert numbers == evenly_spaced(available, 4).tolist()[: len(numbers)]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(b"", "zero bytes"), (b"not a video " * 99, "not a readable video")]
+)
+def test_what_is_not_a_video_is_refused_by_name(tmp_path, content, reason):
+    path = tmp_path / "broken.mp4"
+    path.write_bytes(content)
+    for read in (probe, lambda path: list(sample_frames(path, 4))):
+        with pytest.raises(ValueError, match=reason) as error:
+            read(path)
+        assert "broken.mp4" in str(error.value)
+
+
+def test_sound_alone_is_no_video(tmp_path):
+    path = tmp_path / "sound.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=44100)
+        samples = np.zeros((1, 2048), dtype=np.float32)
+        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+        frame.rate = 44100
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with pytest.raises(ValueError, match="no video stream"):
+        next(sample_frames(path))
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        probe(tmp_path / "nowhere.mp4")
+
+
+def rotated_copy(path, target, turn):
+    """Write the rotation of a phone held upright into the track header (ISO 14496-12, 8.3.2)."""
+    one = 1 << 16
+    matrices = {"clockwise": (0, one, 0, -one, 0, 0), "counter": (0, -one, 0, one, 0, 0)}
+    words = [*matrices[turn], 0, 0, 1 << 30]
+    data = bytearray(path.read_bytes())
+    start = data.index(b"tkhd") + 4 + 40
+    data[start : start + 36] = b"".join(word.to_bytes(4, "big", signed=True) for word in words)
+    target.write_bytes(data)
+    return target
+
+
+@pytest.mark.parametrize(("turn", "white_quarter"), [("clockwise", (0, 1)), ("counter", (1, 0))])
+def test_frames_are_upright_as_the_file_says(tmp_path, turn, white_quarter):
+    image = np.zeros((64, 96, 3), dtype=np.uint8)
+    image[:32, :48] = 255  # white: top left
+    plain = write_video(tmp_path / "plain.mp4", [image] * 3, fps=25)
+    path = rotated_copy(plain, tmp_path / "turned.mp4", turn)
+    assert (probe(path).width, probe(path).height) == (64, 96)
+    for n in (0, 2, 1):  # in full, and only what is wanted
+        for _, _, image in sample_frames(path, n):
+            shown = np.asarray(image).astype(float)
+            assert shown.shape == (96, 64, 3)
+            quarters = shown.reshape(2, 48, 2, 32, 3).mean(axis=(1, 3, 4))  # rows, columns
+            assert np.unravel_index(quarters.argmax(), (2, 2)) == white_quarter
+
+
+def test_frames_are_read_by_number_and_those_past_the_end_are_left_out(clip):
+    frames = list(sample_frames(clip, at=[3, 50, 99, 100, 400]))
+    assert [number for number, _, _ in frames] == [3, 50, 99]
+    assert [read_number(image) for _, _, image in frames] == [3, 50, 99]
+    assert list(sample_frames(clip, at=[100])) == []
+
+
+def test_odd_sizes_are_padded_by_the_last_row_and_column(tmp_path):
+    image = np.full((45, 63, 3), 60, dtype=np.uint8)
+    image[-1] = 200
+    path = write_video(tmp_path / "odd.mp4", [image] * 2, fps=10)
+    _, _, shown = next(sample_frames(path))
+    assert shown.size == (64, 46)
+    assert abs(np.asarray(shown)[45].mean() - 200) < 12
+    assert abs(np.asarray(shown)[:43].mean() - 60) < 6
+
+
+def test_colours_survive(tmp_path):
+    colours = np.array([[200, 40, 40], [40, 180, 60], [50, 60, 190], [220, 200, 60]], np.uint8)
+    image = np.repeat(np.repeat(colours[None], 32, axis=1), 64, axis=0)
+    path = write_video(tmp_path / "colours.mp4", [image] * 2, fps=10, crf=10)
+    shown = np.asarray(next(sample_frames(path))[2]).astype(int)
+    middles = shown[32, 16::32]
+    assert np.abs(middles - colours).max() <= 6
+
+
+def test_short_videos_have_the_same_bytes_every_time(tmp_path):
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (30, 6, 10, 10, 3), dtype=np.uint8)
+    for number, frames in enumerate(coarse):
+        faces = [cv2.resize(frame, (160, 160), interpolation=cv2.INTER_CUBIC) for frame in frames]
+        path, kept = tmp_path / f"{number}.mp4", {"fps": 25, "crf": 32, "preset": "veryfast"}
+        assert len({write_video(path, faces, **kept).read_bytes() for _ in range(6)}) == 1
+
+
+def test_same_frames_give_the_same_bytes_that_start_with_the_index(tmp_path):
+    frames = [numbered(i, 640, 360) for i in range(20)]
+    first = write_video(tmp_path / "a.mp4", frames, fps=29.97).read_bytes()
+    assert first == write_video(tmp_path / "b.mp4", iter(frames), fps=29.97).read_bytes()
+    assert b" threads=2 " in first  # x264 notes its settings; they must not follow the machine
+    assert first.index(b"moov") < first.index(b"mdat")
+    assert probe(tmp_path / "a.mp4").fps == pytest.approx(29.97)
+
+
+def test_failed_writing_leaves_the_old_file(tmp_path):
+    path = tmp_path / "kept.mp4"
+    path.write_bytes(b"old")
+
+    def frames():
+        yield numbered(0)
+        raise RuntimeError("drawing failed")
+
+    with pytest.raises(RuntimeError, match="drawing failed"):
+        write_video(path, frames(), fps=25)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("frames", "options", "reason"),
+    [
+        ([], {}, "no frames"),
+        ([numbered(0), numbered(1)[:50]], {}, r"frame 1 must be .*90, 160, 3.* not .*50, 160, 3"),
+        ([numbered(0)[..., 0]], {}, "frame 0 must be uint8"),
+        ([numbered(0) / 255], {}, "float64"),
+        ([numbered(0)], {"fps": 0}, "fps"),
+    ],
+)
+def test_wrong_input_is_named_and_leaves_no_file(tmp_path, frames, options, reason):
+    with pytest.raises(ValueError, match=reason):
+        write_video(tmp_path / "x.mp4", frames, **{"fps": 25, **options})
+    assert list(tmp_path.iterdir()) == []
+
+
+# sound
+
+PICTURES = [np.full((48, 64, 3), 8 * n, np.uint8) for n in range(25)]  # one second at 25 a second
+
+
+def write_tone(path, codec, *, seconds=2.0, rate=44_100, layout="stereo"):
+    """A file with a tone that grows louder, so that a shift in time shows."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, layout=layout)
+        form = stream.codec_context.codec.audio_formats[0].name
+        resampler = av.AudioResampler(format=form, layout=layout, rate=rate)
+        clock = np.arange(round(seconds * rate)) / rate
+        tone = (clock / seconds * np.sin(2 * np.pi * 440 * clock)).astype(np.float32)
+        for start in range(0, len(tone), 1024):
+            part = np.stack([tone[start : start + 1024]] * (2 if layout == "stereo" else 1))
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(part), "fltp", layout)
+            frame.rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
+            for ready in resampler.resample(frame):
+                container.mux(stream.encode(ready))
+        container.mux(stream.encode(None))
+    return path
+
+
+def sound_of(path):
+    """Codec, samples of the first channel, and rate of the sound of a file."""
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        samples = [frame.to_ndarray()[0] for frame in container.decode(stream)]
+        return stream.codec_context.name, np.concatenate(samples), stream.rate
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("a.m4a", "aac"), ("a.ts", "aac"), ("a.mp3", "mp3"), ("a.ogg", "libopus")]
+)
+def test_sound_is_kept_as_it_is_and_cut_where_the_frames_end(tmp_path, name, codec):
+    if codec not in av.codecs_available:
+        pytest.skip("this build of FFmpeg lacks the encoder")
+    source = write_tone(tmp_path / name, codec, rate=48_000)
+    path = write_video(tmp_path / "clip.mp4", PICTURES, fps=25, sound_from=source)
+    (kept, samples, rate), (given, _, _) = sound_of(path), sound_of(source)
+    assert kept == given
+    assert len(samples) / rate == pytest.approx(1.0, abs=0.06)  # AAC comes in parts of 23 ms
+    middle = samples[round(0.45 * rate) : round(0.55 * rate)]
+    assert np.abs(middle).max() == pytest.approx(0.25, abs=0.05)  # a quarter of the rise of 2 s
+
+
+def test_aac_is_copied_without_loss(tmp_path):
+    source = write_tone(tmp_path / "a.m4a", "aac")
+    path = write_video(tmp_path / "clip.mp4", PICTURES, fps=25, sound_from=source)
+    ours, theirs = sound_of(path)[1], sound_of(source)[1]
+    kept = min(len(ours), len(theirs)) - 2048
+    assert kept > 40_000
+    assert np.array_equal(ours[:kept], theirs[:kept])
+
+
+def test_pictures_and_sound_lie_side_by_side_in_the_file(tmp_path):
+    """A player that streams need not jump between two ends of the file."""
+    source = write_tone(tmp_path / "a.m4a", "aac", seconds=8)
+    path = write_video(tmp_path / "clip.mp4", PICTURES * 8, fps=25, sound_from=source)
+    with av.open(str(path)) as container:
+        assert [stream.type for stream in container.streams] == ["video", "audio"]
+        places = [(p.stream.type, p.pos) for p in container.demux() if p.size and p.pos]
+    last_video = max(place for kind, place in places if kind == "video")
+    assert min(place for kind, place in places if kind == "audio") < last_video / 4
+
+
+@pytest.mark.parametrize(
+    "kind", ["absent", "silent", "text", "empty", "nothing", "unknown", "refused"]
+)
+def test_without_sound_that_can_be_kept_the_video_is_silent(tmp_path, kind):
+    source = tmp_path / "source.mp4"
+    if kind == "silent":
+        write_video(source, PICTURES, fps=25)
+    elif kind == "unknown":  # to MP4 at all
+        source = write_tone(tmp_path / "a.wav", "adpcm_ms")
+    elif kind == "refused":  # by MP4, once it writes its index
+        source = write_tone(tmp_path / "a.wav", "pcm_s16le")
+    elif kind != "absent":
+        source.write_bytes({"text": b"no video" * 99, "empty": b""}.get(kind, b""))
+    named = None if kind == "nothing" else source
+    path = write_video(tmp_path / "clip.mp4", PICTURES, fps=25, sound_from=named)
+    with av.open(str(path)) as container:
+        assert [stream.type for stream in container.streams] == ["video"]
+        assert sum(1 for _ in container.decode(video=0)) == 25
+
+
+def test_sound_that_breaks_off_leaves_every_frame(tmp_path):
+    source = write_tone(tmp_path / "a.ts", "aac")
+    source.write_bytes(source.read_bytes()[: source.stat().st_size // 4])
+    path = write_video(tmp_path / "clip.mp4", PICTURES, fps=25, sound_from=source)
+    with av.open(str(path)) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 25
+    assert 0.2 < len(sound_of(path)[1]) / 44_100 < 0.8

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from scipy.special import expit
 
-from tests.faces.test_faces import LEFT, RIGHT, scene
+from tests.faces.test_detection import LEFT, RIGHT, scene
 from tests.stats.test_people import DECISION
 from utils.faces.media import write_video
 from utils.inference.answers import (

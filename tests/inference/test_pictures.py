@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.faces.test_faces import LEFT, RIGHT, scene
+from tests.faces.test_detection import LEFT, RIGHT, scene
 from tests.faces.test_media import sound
 from tools.predict import main
 from utils.evaluation.explanation import can_explain

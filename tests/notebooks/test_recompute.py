@@ -83,15 +83,23 @@ POOLS = {
 
 
 def judged(crops, logits, how):
-    """One row a video with `logit`, `y_true` and `source`, in the order of its first crop."""
-    groups = crops.assign(logit=logits).groupby(["dataset", "video"], sort=False)
+    """One row a video with `logit`, `y_true` and `source`, in the order of its first crop.
+
+    Its logit is the highest of the people who decide; where none of them is left, of all.
+    """
+    video = ["dataset", "video"]
+    crops = crops.assign(logit=logits)
+    deciding = crops[crops["decides"] == crops.groupby(video)["decides"].transform("max")]
+    people = deciding.groupby([*video, "track"], sort=False, dropna=False)
+    pooled = people["logit"].agg(lambda x: POOLS[how](np.sort(x)))
+    groups = crops.groupby(video, sort=False)
     return pd.DataFrame(
         {
-            "logit": groups["logit"].agg(lambda x: POOLS[how](np.sort(x))),
+            "logit": pooled.groupby(video, sort=False).max(),
             "y_true": (groups["label"].first() == "FAKE").astype(int),
             "source": groups["source"].first(),
         }
-    )
+    ).reindex(groups.size().index)
 
 
 def exchanged(y_true, ours, theirs, groups):
@@ -350,16 +358,6 @@ def test_robustness_from_the_logits_of_each_condition(metrics, crops):
             assert_row(found["drop"], before[0] - after[0], before[1] - after[1])
             conditions += 1
     assert conditions == 25
-
-
-def test_share_of_maps_that_point_into_the_mask(metrics, crops):
-    found = metrics["explanation"]["pointing"]
-    known = crops.dropna(subset="heat_in_mask")
-    assert found["n"] == len(known) > 0
-    drawn = list(resamples(known["source"]))
-    for name, column in (("hit", "heat_in_mask"), ("chance", "mask_share")):
-        values = known[column].to_numpy(float)
-        assert_row(found[name], values.mean(), [values[k].mean() for k in drawn])
 
 
 def test_further_models_and_data_sets(control):

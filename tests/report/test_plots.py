@@ -1,5 +1,7 @@
 """Figures, tested by their data and labels."""
 
+from types import SimpleNamespace
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -9,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
+from PIL import Image
 
 from utils.report import figures, score_figures
 
@@ -89,6 +92,13 @@ def test_feature_is_scaled_within_each_class():
     np.testing.assert_allclose(totals, 1)
     assert ax.get_xlabel() == "Size (px)"
     assert legend(ax) == ["REAL (n = 2, median 1)", "FAKE (n = 4, median 2)"]
+
+
+def test_looks_are_drawn_by_class_each_with_its_unit():
+    table = pd.DataFrame({column: [1.0, 2.0] for column in figures.FEATURES})
+    drawn = figures.plot_looks(table.assign(label=["REAL", "FAKE"])).axes
+    assert [ax.get_xlabel() for ax in drawn] == list(figures.FEATURES.values())
+    assert all(len(legend(ax)) == 2 for ax in drawn)
 
 
 def test_split_counts_videos_and_names_sources(index):
@@ -331,3 +341,16 @@ def test_learning_rate_is_drawn_over_epochs():
     assert line.get_xdata().tolist() == [0, 0.5, 1, 1.5]
     assert line.get_ydata().tolist() == [0.1, 0.2, 0.1, 0.0]
     assert ax.get_title(loc="left") == "Learning rate, 4 steps"
+
+
+@pytest.mark.parametrize("n", [0, 2])
+def test_detections_show_a_box_and_a_crop_a_face(n):
+    crop = Image.new("RGB", (16, 16))
+    faces = [SimpleNamespace(box=(10 * i, 5, 10 * i + 8, 20), probability=0.9, crop=crop)
+             for i in range(n)]  # fmt: skip
+    axes = figures.plot_detections(Image.new("RGB", (64, 36)), faces).axes
+    assert axes[0].get_title(loc="left") == "64 × 36 pixels"
+    assert [box.get_bbox().extents.tolist() for box in axes[0].patches] == [
+        [10 * i, 5, 10 * i + 8, 20] for i in range(n)
+    ]
+    assert [ax.get_title(loc="left") for ax in axes[1:] if ax.axison] == ["P(face) 0.90"] * n

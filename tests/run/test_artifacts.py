@@ -198,3 +198,27 @@ def test_a_foreign_table_that_is_no_csv_is_refused_by_name(tmp_path, content):
     (tmp_path / "metadata.csv").write_bytes(content)
     with pytest.raises(ValueError, match=r"metadata\.csv cannot be read as CSV"):
         artifacts.read_text_csv(tmp_path / "metadata.csv")
+
+
+def fill_with(folder, *names):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_text(f"{name} of {folder.name}")
+
+
+def test_artefacts_that_belong_together_are_brought_from_one_place(tmp_path, mounts):
+    names, output = ("index.csv", "data_audit.json"), tmp_path / "out"
+    assert artifacts.bring(names, output) == ""
+    fill_with(mounts[0], "index.csv")  # alone it is of no use
+    fill_with(mounts[2], *names)
+    assert str(mounts[2]) in artifacts.bring(names, output)
+    assert [(output / name).read_text() for name in names] == [f"{n} of 01-explore" for n in names]
+    fill_with(mounts[2], "index.csv", "data_audit.json", "changed")
+    assert "in OUTPUT" in artifacts.bring(names, output)
+
+
+def test_the_split_that_a_model_was_trained_on_comes_before_all_others(tmp_path, mounts):
+    for folder in (mounts[0], mounts[1]):
+        fill_with(folder, "index.csv")
+    artifacts.bring(["index.csv"], tmp_path / "out", first=mounts[1])
+    assert (tmp_path / "out" / "index.csv").read_text() == "index.csv of data"

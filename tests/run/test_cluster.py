@@ -14,8 +14,8 @@ import pandas as pd
 import psutil
 import pytest
 
+from tests.faces.test_detection import scene
 from tests.faces.test_extraction import same_tree
-from tests.faces.test_faces import scene
 from utils.faces.extraction import RECORDS, extract_faces
 from utils.faces.media import write_video
 

@@ -10,7 +10,7 @@ import cv2
 import pytest
 import torch
 
-from utils.run.jobs import ATTEMPTS, prefetch, run_jobs
+from utils.run.jobs import ATTEMPTS, CHUNK, map_threads, prefetch, run_jobs
 
 
 def square(number):
@@ -116,3 +116,17 @@ def test_prefetching_raises_what_the_source_raises_in_its_place():
     assert next(source) == 1
     with pytest.raises(ValueError, match="frame 2"):
         next(source)
+
+
+def test_threads_give_every_result_in_order_and_raise_what_the_function_raises():
+    items = list(range(2 * CHUNK + 3))
+    how = {"desc": "square", "unit": "number", "progress": False}
+    assert list(map_threads(square, items, **how)) == [n**2 for n in items]
+    assert list(map_threads(square, [], **how)) == []
+    with pytest.raises(ValueError, match="is bad"):
+        list(map_threads(fail, items, **how))
+
+
+def test_threads_show_how_far_they_are(capsys):
+    list(map_threads(square, [1, 2, 3], desc="square them", unit="number"))
+    assert "square them: 100%" in capsys.readouterr().err

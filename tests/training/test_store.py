@@ -59,7 +59,7 @@ def test_store_travels_as_its_path(paths, tmp_path):
 
 def test_second_start_decodes_nothing(paths, tmp_path, monkeypatch):
     first = build(paths, tmp_path / "store")
-    monkeypatch.setattr(store, "load_valid_crop", None)
+    monkeypatch.setattr(store, "load_crop", None)
     assert build(paths, tmp_path / "store").path == first.path
 
 

@@ -26,7 +26,7 @@ from tools.demo.fakes import METHODS, manipulate
 from tools.demo.scenes import FPS, sample_scene
 from utils.faces.media import write_video
 
-PART, MASKS, MARKER = "dfdc_train_part_0", "masks", "drawn_demo.json"
+PART, MARKER = "dfdc_train_part_0", "drawn_demo.json"
 UNFINISHED = ".drawing-"
 #: One source in so many shows two people; one of them is manipulated.
 TWO_PEOPLE_EVERY = 12
@@ -45,8 +45,7 @@ def draw_demo(
     """Draw the demo data set; a former demo in `folder` is replaced.
 
     Writes `dfdc_train_part_0/<10 letters>.mp4` and `metadata.json` (`{file: {label, split,
-    original, method}}`), and for every fake `masks/<10 letters>.npz` with the array `weight`, uint8
-    (frames, 180, 320): how far each pixel of the halved frame was replaced, 0 to 255.
+    original, method}}`).
     The same arguments give the same files on any number of processes; a source does not depend on
     how many others there are.
 
@@ -78,7 +77,6 @@ def draw_demo(
     with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as temporary:
         new = Path(temporary)
         (new / PART).mkdir()
-        (new / MASKS).mkdir()
         jobs = [delayed(_draw_source)(new, seed, i, fakes_per_source) for i in range(n_sources)]
         for i in range(0, n_faceless, 2):
             jobs.append(delayed(_draw_faceless)(new, seed, i, min(2, n_faceless - i)))
@@ -90,9 +88,8 @@ def draw_demo(
         settings = {"n_sources": n_sources, "fakes_per_source": fakes_per_source}
         settings |= {"n_faceless": n_faceless, "seed": seed}
         _write_json(settings, folder / MARKER)
-        for name in (PART, MASKS):
-            shutil.rmtree(folder / name, ignore_errors=True)
-            (new / name).rename(folder / name)
+        shutil.rmtree(folder / PART, ignore_errors=True)
+        (new / PART).rename(folder / PART)
     return folder
 
 
@@ -129,10 +126,8 @@ def _draw_source(
     for k in range(n_fakes):
         rng = np.random.default_rng([seed, 1, index + 1, k + 1])
         method, name = METHODS[(index + k) % 2], _new_name(rng)
-        made = list(manipulate(rng, scene, clean=clean, noise=noise, method=method))
-        frames, weights = zip(*made, strict=True)
+        frames = manipulate(rng, scene, clean=clean, noise=noise, method=method)
         write_video(folder / PART / f"{name}.mp4", frames, fps=FPS, preset="veryfast")
-        np.savez_compressed(folder / MASKS / f"{name}.npz", weight=np.stack(weights))
         rows[f"{name}.mp4"] = _row("FAKE", original, method)
     return rows
 
@@ -146,9 +141,6 @@ def _draw_faceless(folder: Path, seed: int, index: int, n: int) -> dict[str, dic
         name = _new_name(rng)
         frames = (cv2.add(scene.frame(0), noise, dtype=cv2.CV_8U) for noise in scene.noise())
         write_video(folder / PART / f"{name}.mp4", frames, fps=FPS, preset="veryfast")
-        if label == "FAKE":
-            nothing = np.zeros((scene.n_frames, *np.array(scene.room.shape[:2]) // 2), np.uint8)
-            np.savez_compressed(folder / MASKS / f"{name}.npz", weight=nothing)
         rows[f"{name}.mp4"] = _row(label, original, method)
         original = f"{name}.mp4"
     return rows

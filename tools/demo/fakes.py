@@ -68,7 +68,7 @@ def manipulate(
     clean: list[np.ndarray],
     noise: list[np.ndarray],
     method: str,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+) -> Iterator[np.ndarray]:
     """Make a fake of one person of a scene.
 
     Args:
@@ -78,8 +78,7 @@ def manipulate(
         noise: the camera's noise in each of them, int16 (H, W, 3).
         method: one of `METHODS`.
     Yields:
-        For each frame, the frame of the fake, uint8 (H, W, 3), and how far each pixel of the halved
-        frame was replaced, uint8 (H/2, W/2), 0 to 255.
+        The frames of the fake, uint8 (H, W, 3).
     """
     person = scene.people[rng.integers(len(scene.people))]
     strength = rng.uniform(*(FAINT_STRENGTH if rng.random() < FAINT_SHARE else CLEAR_STRENGTH))
@@ -115,10 +114,7 @@ def manipulate(
         fake[window] = np.clip(before + (new - before) * weight, 0, 255)
         spoilt = noise[t].copy()
         spoilt[window] = noise[t][window] * (1 - weight * (1 - traces.noise_kept))
-        whole = np.zeros(fake.shape[:2], np.float32)
-        whole[window] = weight[..., 0]
-        halved = cv2.resize(whole, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-        yield cv2.add(fake, spoilt, dtype=cv2.CV_8U), np.rint(255 * halved).astype(np.uint8)
+        yield cv2.add(fake, spoilt, dtype=cv2.CV_8U)
 
 
 def _face_region(person: Person, method: str, border: float) -> np.ndarray:

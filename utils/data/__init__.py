@@ -1,1 +1,19 @@
 """Layouts that people have → one index, audit, leak-free split, cheap baselines."""
+
+from utils.data.baselines import find_leaks, leakage_ladder
+from utils.data.crops import STATISTICS, find_pairs, read_crops
+from utils.data.layouts import index_videos
+from utils.data.splits import describe_split, ensure_index, split_crops, write_index
+
+__all__ = [
+    "STATISTICS",
+    "describe_split",
+    "ensure_index",
+    "find_leaks",
+    "find_pairs",
+    "index_videos",
+    "leakage_ladder",
+    "read_crops",
+    "split_crops",
+    "write_index",
+]

@@ -16,65 +16,82 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from utils.run.artifacts import CLASSES
-from utils.stats.metrics import bootstrap, paired_bootstrap
+from utils.data.crops import STATISTICS, VIDEO
+from utils.stats.metrics import bootstrap, paired_bootstrap, y_true_of
 
 ZERO_PIXEL_FEATURES = ("file_bytes", "width", "height", "crops", "frames", "faces_per_frame")
-#: Crops of one video that the ladder keeps where it has to drop rows.
-CROPS_PER_VIDEO = 10
-UNDEFINED: dict[str, float | None] = {"value": None, "low": None, "high": None}
+#: What the leakage ladder looks at.
+FEATURES = (*STATISTICS, "file_bytes")
+#: Random splits of each kind; crops of one video that are kept where rows have to be dropped.
+REPEATS, CROPS_PER_VIDEO = 5, 10
+
+
+def find_leaks(index: pd.DataFrame, *, seed: int = 0) -> dict[str, Any]:
+    """For data_audit.json: `zero_pixel`, and `leakage_ladder` over all FEATURES."""
+    return {
+        "zero_pixel": zero_pixel_baseline(index, seed=seed),
+        "leakage_ladder": leakage_ladder(index, seed=seed),
+    }
 
 
 def zero_pixel_baseline(index: pd.DataFrame, *, seed: int = 0) -> dict[str, Any]:
     """How well file sizes, crop sizes and counts tell FAKE from REAL, by video.
 
-    A model that is not clearly above this has shown nothing. Gradient boosting is trained on the
-    train split and scored once on the test split; the interval resamples test sources.
-
-    Args:
-        index: a row a crop: `video, frame, label, source, split, width, height` (pixels),
-            `file_bytes` (of the crop's file), and `dataset` if videos of several may share a name.
-        seed: of the resamples.
+    A model that is not clearly above this has shown nothing. Arguments and errors are those of
+    `zero_pixel_scores`; `seed` is that of the resamples of test sources too.
 
     Returns:
-        `roc_auc`: {value, low, high}, None where train or test holds one class only or no video;
-        `features`: for each of ZERO_PIXEL_FEATURES its `name`, `roc_auc` (test AUC of that feature
-        alone, its direction taken from train; None where not defined) and `constant` (one value
-        over all training videos); `n_train`, `n_test`: videos.
-
-    Raises:
-        ValueError: a column is missing or holds a missing value.
+        `roc_auc`: {value, low, high}, None where it is not defined; `n_train`, `n_test`: videos;
+        `features`: for each of ZERO_PIXEL_FEATURES its `name`, `roc_auc` (test AUC of it alone, its
+        direction taken from train, or None) and `constant` (one value over all training videos).
     """
-    videos = _zero_pixel_features(index)
+    videos = zero_pixel_scores(index, seed=seed)
     train, test = (videos[videos["split"] == split] for split in ("train", "test"))
-    y_train, y_test = _y_true(train), _y_true(test)
-    defined = _both_classes(y_train) and _both_classes(y_test)
-
+    defined = test["score"].notna().any()
     features: list[dict[str, Any]] = []
     for name in ZERO_PIXEL_FEATURES:
-        constant = bool(train[name].nunique() < 2)
-        auc = None
+        constant, auc = bool(train[name].nunique() < 2), None
         if defined and not constant:
-            sign = 1 if roc_auc_score(y_train, train[name]) >= 0.5 else -1
-            auc = float(roc_auc_score(y_test, sign * test[name]))
+            sign = 1 if roc_auc_score(y_true_of(train), train[name]) >= 0.5 else -1
+            auc = float(roc_auc_score(y_true_of(test), sign * test[name]))
         features.append({"name": name, "roc_auc": auc, "constant": constant})
-
-    result = dict(UNDEFINED)
+    found: dict[str, float | None] = {"value": None, "low": None, "high": None}
     if defined:
-        y_score, groups = _fit_zero_pixel(train, test, seed), test["source"]
-        result = bootstrap(y_test, y_score, groups=groups, threshold=0.5, seed=seed)["roc_auc"]
-    return {"roc_auc": result, "features": features, "n_train": len(train), "n_test": len(test)}
+        kept: dict[str, Any] = {"groups": test["source"], "threshold": 0.5, "seed": seed}
+        found = bootstrap(y_true_of(test), test["score"], **kept)["roc_auc"]
+    return {"roc_auc": found, "features": features, "n_train": len(train), "n_test": len(test)}
 
 
 def zero_pixel_scores(index: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
-    """P(FAKE) of each test video by `zero_pixel_baseline`: `dataset` where given, `video, score`.
+    """P(FAKE) of each test video by its files alone: gradient boosting, fitted on train.
 
-    The train split must hold both classes. Arguments as there.
+    Args:
+        index: a row a crop: `dataset, video, frame, label, source, split`, `width, height` (pixels)
+            and `file_bytes` (of the crop's file).
+    Returns:
+        A row a video: `dataset, video, label, source, split`, ZERO_PIXEL_FEATURES and `score`, NaN
+        outside test, and everywhere where train or test lacks a class.
+    Raises:
+        ValueError: a column is missing or holds a missing value.
     """
-    videos = _zero_pixel_features(index)
-    train, test = (videos[videos["split"] == split] for split in ("train", "test"))
-    keys = [key for key in ("dataset", "video") if key in videos]
-    return test[keys].assign(score=_fit_zero_pixel(train, test, seed)).reset_index(drop=True)
+    sizes, facts = ["file_bytes", "width", "height"], ["label", "source", "split"]
+    _require(index, [*VIDEO, "frame", *sizes, *facts])
+    grouped = index.groupby(VIDEO)
+    videos = grouped[facts].first().join(grouped[sizes].median())
+    videos["crops"], videos["frames"] = grouped.size(), grouped["frame"].nunique()
+    videos["faces_per_frame"] = videos["crops"] / videos["frames"]
+    videos = videos.reset_index().assign(score=np.nan)
+    train, test = (videos["split"] == split for split in ("train", "test"))
+    if all(videos.loc[rows, "label"].nunique() == 2 for rows in (train, test)):
+        x = videos[list(ZERO_PIXEL_FEATURES)]
+        model = HistGradientBoostingClassifier(
+            max_iter=50, max_leaf_nodes=15, early_stopping=False, random_state=seed
+        )
+        # One thread: spinning OpenMP threads slow it many times over beside another process.
+        with threadpool_limits(1, user_api="openmp"):
+            model.fit(x[train], y_true_of(videos[train]))
+            videos.loc[test, "score"] = model.predict_proba(x[test])[:, 1]
+    return videos
 
 
 def beside_files(
@@ -91,11 +108,9 @@ def beside_files(
 
     Args:
         videos: a row a video of val and test: `dataset, video, source, label, split, score`.
-        index: of index.csv.
-        paths: of its crops, in the same order.
-        baseline: of `zero_pixel_baseline`; returned as it is where that is not defined.
+        index, paths: of index.csv, and its crops in the same order.
+        baseline: of `zero_pixel_baseline`; where that is not defined, nothing is added.
         threshold: of the model.
-        seed: of the baseline and of the bootstrap.
         settings: `n_resamples` of the bootstrap.
     Returns:
         `videos` with `zero_pixel`, P(FAKE) by the files alone; the baseline with its scores by
@@ -105,111 +120,66 @@ def beside_files(
         return videos, baseline
     sized = index.assign(file_bytes=[os.path.getsize(path) for path in paths])
     files = zero_pixel_scores(sized, seed=seed).rename(columns={"score": "zero_pixel"})
-    videos = videos.merge(files, on=["dataset", "video"], how="left")
+    videos = videos.merge(files[[*VIDEO, "zero_pixel"]], on=VIDEO, how="left")
     test = videos[videos["split"] == "test"]
-    kept = {"groups": test["source"], "seed": seed, **settings}
-    y_true = _y_true(test)
-    blind = bootstrap(y_true, test["zero_pixel"], threshold=0.5, **kept)
-    pair = paired_bootstrap(
-        *(y_true, test["score"], test["zero_pixel"]),
-        threshold=threshold,
-        other_threshold=0.5,
-        **kept,
-    )
+    kept: dict[str, Any] = {"groups": test["source"], "seed": seed, **settings}
+    scores = y_true_of(test), test["score"], test["zero_pixel"]
+    blind = bootstrap(scores[0], scores[2], threshold=0.5, **kept)
+    pair = paired_bootstrap(*scores, threshold=threshold, other_threshold=0.5, **kept)
     known = {"video": blind, "roc_auc": blind["roc_auc"], "roc_auc_difference": pair["roc_auc"]}
     return videos, baseline | known
 
 
-def _zero_pixel_features(index: pd.DataFrame) -> pd.DataFrame:
-    facts = ["label", "source", "split"]
-    _require(index, ["video", "frame", "width", "height", "file_bytes", *facts])
-    grouped = index.groupby(_video_codes(index))
-    videos = grouped[["file_bytes", "width", "height"]].median()
-    videos["crops"], videos["frames"] = grouped.size(), grouped["frame"].nunique()
-    videos["faces_per_frame"] = videos["crops"] / videos["frames"]
-    names = [name for name in ("dataset", "video") if name in index]
-    return videos.join(grouped[[*names, *facts]].first())
-
-
-def _fit_zero_pixel(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> np.ndarray:
-    """P(FAKE) of the test rows, (n,)."""
-    columns = list(ZERO_PIXEL_FEATURES)
-    model = HistGradientBoostingClassifier(
-        max_iter=50, max_leaf_nodes=15, early_stopping=False, random_state=seed
-    )
-    # One thread: spinning OpenMP threads slow it many times over beside another process.
-    with threadpool_limits(1, user_api="openmp"):
-        return model.fit(train[columns], _y_true(train)).predict_proba(test[columns])[:, 1]
-
-
 def leakage_ladder(
     index: pd.DataFrame,
-    features: Sequence[str],
+    features: Sequence[str] = FEATURES,
     *,
     seed: int = 0,
     max_rows: int = 20_000,
-    repeats: int = 5,
 ) -> pd.DataFrame:
     """The same features and classifier under a split by frame, by video and by source.
 
     Nearest neighbours remember: under a split by frame they find a near copy of the test crop in
     the training rows. What a laxer split adds over the split by source was never detection. Where
     a fake keeps its original's look, a split by video can even fall below: the nearest training
-    crop then is the original, of the other class. Rows are split 70/30, `repeats` times.
+    crop then is the original, of the other class. Rows are split 70/30, REPEATS times.
 
     Args:
-        index: a row a crop: `video, frame, label, source`, the features, and `dataset` if videos
-            of several may share a name.
-        features: names of numeric columns, such as brightness or file size.
+        index: a row a crop: `dataset, video, frame, label, source` and the numeric `features`.
         seed: of the sample, the splits and the resamples.
         max_rows: above this, at most CROPS_PER_VIDEO crops a video, then whole sources, are kept.
-        repeats: number of random splits.
-
     Returns:
         Rows "frame", "video", "source" in column `split`; `roc_auc`, by crop; `low`, `high`: the
-        95% interval of a single split, resampling test sources (all three means over `repeats`);
+        95% interval of one split, resampling test sources (all three are means over the splits);
         `flatters`: `roc_auc` minus that of "source". NaN where no split has both classes on both
         sides.
-
     Raises:
         ValueError: no feature, a column is missing, or it holds a missing value.
     """
-    features = list(features)
-    if not features:
+    if not len(features):
         raise ValueError("features is empty; name at least one numeric column of the index")
-    _require(index, ["video", "frame", "label", "source", *features])
-    keys = [key for key in ("dataset", "video", "frame", "face", "path") if key in index]
+    _require(index, [*VIDEO, "frame", "label", "source", *features])
+    keys = [key for key in (*VIDEO, "frame", "face", "path") if key in index]
     rows = _thin(index.sort_values(keys, kind="stable"), max_rows, seed)
-    x, y_true = rows[features].to_numpy(np.float64), _y_true(rows)
-    sources = pd.factorize(rows["source"], sort=True)[0]
-    units = {"frame": np.arange(len(rows)), "video": _video_codes(rows), "source": sources}
+    x, y_true = rows[list(features)].to_numpy(np.float64), y_true_of(rows)
+    video, source = (rows.groupby(by).ngroup().to_numpy() for by in (VIDEO, "source"))
     ladder = []
-    for name, groups in units.items():
+    for name, groups in {"frame": np.arange(len(rows)), "video": video, "source": source}.items():
         aucs = []
-        splitter = GroupShuffleSplit(repeats, test_size=0.3, random_state=seed)
-        splits = splitter.split(x, groups=groups) if len(np.unique(groups)) > 1 else ()
-        for train, test in splits:
-            if not (_both_classes(y_true[train]) and _both_classes(y_true[test])):
+        splitter = GroupShuffleSplit(REPEATS, test_size=0.3, random_state=seed)
+        several = len(np.unique(groups)) > 1
+        for train, test in splitter.split(x, groups=groups) if several else ():
+            if any(len(np.unique(y_true[side])) < 2 for side in (train, test)):
                 continue
             nearest = KNeighborsClassifier(5, weights="distance", algorithm="kd_tree")
             model = make_pipeline(StandardScaler(), nearest).fit(x[train], y_true[train])
             y_score = model.predict_proba(x[test])[:, 1].clip(0, 1)
-            aucs.append(
-                bootstrap(
-                    y_true[test],
-                    y_score,
-                    groups=sources[test],
-                    threshold=0.5,
-                    n_resamples=200,
-                    seed=seed,
-                )["roc_auc"]
-            )
-        means = pd.DataFrame(aucs or [UNDEFINED], dtype=np.float64).mean()
-        row = {"split": name, "roc_auc": means["value"], "low": means["low"], "high": means["high"]}
-        ladder.append(row)
-    table = pd.DataFrame(ladder)
-    table["flatters"] = table["roc_auc"] - table["roc_auc"].iloc[-1]
-    return table
+            kept: dict[str, Any] = {"groups": source[test], "n_resamples": 200, "seed": seed}
+            aucs.append(bootstrap(y_true[test], y_score, threshold=0.5, **kept)["roc_auc"])
+        means = pd.DataFrame(aucs, columns=["value", "low", "high"], dtype=np.float64).mean()
+        ladder.append([name, *means])
+    table = pd.DataFrame(ladder, columns=["split", "roc_auc", "low", "high"])
+    return table.assign(flatters=table["roc_auc"] - table["roc_auc"].iloc[-1])
 
 
 def _thin(index: pd.DataFrame, max_rows: int, seed: int) -> pd.DataFrame:
@@ -217,24 +187,10 @@ def _thin(index: pd.DataFrame, max_rows: int, seed: int) -> pd.DataFrame:
     if len(index) <= max_rows:
         return index
     rows = index.sample(frac=1, random_state=seed)
-    rows = rows[rows.groupby(_video_codes(rows)).cumcount() < CROPS_PER_VIDEO]
+    rows = rows[rows.groupby(VIDEO).cumcount() < CROPS_PER_VIDEO]
     sizes = rows["source"].value_counts().sort_index().sample(frac=1, random_state=seed)
     kept = sizes.index[sizes.cumsum() - sizes < max_rows]
     return rows[rows["source"].isin(kept)].head(max_rows)
-
-
-def _video_codes(index: pd.DataFrame) -> np.ndarray:
-    """A number a video; videos of two data sets may share a name."""
-    keys = ["dataset", "video"] if "dataset" in index else ["video"]
-    return index.groupby(keys, sort=True).ngroup().to_numpy()
-
-
-def _y_true(rows: pd.DataFrame) -> np.ndarray:
-    return (rows["label"] == CLASSES[1]).to_numpy(np.int64)
-
-
-def _both_classes(y_true: np.ndarray) -> bool:
-    return len(np.unique(y_true)) == 2
 
 
 def _require(index: pd.DataFrame, columns: list[str]) -> None:

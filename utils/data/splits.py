@@ -1,172 +1,173 @@
-"""Split by source, so that no scene stands on both sides, and prove it."""
+"""Split by source, so that no scene stands on both sides; prove it, and write the index."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.cluster.hierarchy import DisjointSet
 
-from utils.run.artifacts import CLASSES, SPLITS
+from utils.data.baselines import find_leaks
+from utils.data.crops import VIDEO, Kept, read_crops
+from utils.run.artifacts import ARTIFACTS, CLASSES, SPLITS, bring, write_json, write_table
 from utils.run.machine import stable_hash
 
-FRACTIONS = (0.70, 0.15, 0.15)
+#: Shares of the videos for train, val and test.
+FRACTIONS = np.array([0.70, 0.15, 0.15])
+INDEX = ("index.csv", "data_audit.json")
 
 
 class LeakageError(ValueError):
     """A split that lets the test be known before it is taken."""
 
 
+def split_crops(crops: pd.DataFrame, *, seed: int = 0) -> Kept:
+    """Give every crop of `inspect_crops` its `source` and its `split`.
+
+    Returns:
+        index: `crops` with these two.
+        left_out: `dataset, reason, name` of the crops that an official split leaves no place for.
+    """
+    crops = crops.assign(source=source_groups(crops))
+    crops["split"] = split_by_source(crops, seed=seed)
+    placed = crops["split"] != ""
+    left_out = crops.loc[~placed, ["dataset", "path"]].rename(columns={"path": "name"})
+    left_out["reason"] = "linked to an official test or val video"
+    return crops[placed].reset_index(drop=True), left_out
+
+
 def source_groups(crops: pd.DataFrame) -> pd.Series:
     """Name the source of every crop: videos linked by `original` or by an identical crop are one.
 
     Args:
-        crops: with `video`, `original` (video id or "") and, where the crops were opened,
+        crops: with `video`, `label`, `original` (video id or "") and, where they were opened,
             `digest` (of the file's bytes).
     Returns:
-        The source of each row: the smallest id among the real videos of its group, or among all
-        ids where no real one is named.
+        The smallest id of a real video in the group of each row, or of any where no real one is
+        named.
     """
     videos = crops.drop_duplicates(["video", "original"])
     links = [(v, o) for v, o in zip(videos["video"], videos["original"]) if o]
     if "digest" in crops:
         # A byte-identical crop in two videos would stand on both sides of a split: merge them.
         pairs = crops[["digest", "video"]].drop_duplicates()
-        pairs = pairs[pairs["digest"].duplicated(keep=False)].sort_values(["digest", "video"])
         first = pairs.groupby("digest")["video"].transform("first")
-        links += list(zip(pairs["video"], first))
-    names = sorted({*crops["video"], *(name for link in links for name in link)})
-    number = {name: i for i, name in enumerate(names)}
-    rows = [number[a] for a, _ in links]
-    columns = [number[b] for _, b in links]
-    graph = coo_array((np.ones(len(links)), (rows, columns)), shape=(len(names), len(names)))
-    _, group = connected_components(graph, directed=False)
+        links += [(v, o) for v, o in zip(pairs["video"], first) if v != o]
+    groups = DisjointSet({*crops["video"], *(name for link in links for name in link)})
+    for link in links:
+        groups.merge(*link)
     real = set(crops.loc[crops["label"] == "REAL", "video"]) | set(videos["original"])
-    representative: dict[int, str] = {}
-    for name in [*(n for n in names if n in real), *names]:
-        representative.setdefault(int(group[number[name]]), name)
-    sources = {name: representative[int(group[i])] for name, i in number.items()}
+    sources: dict[str, str] = {}
+    for names in groups.subsets():
+        sources |= dict.fromkeys(names, min(names & real or names))
     return crops["video"].map(sources).rename("source")
 
 
-def split_by_source(
-    crops: pd.DataFrame, *, fractions: Sequence[float] = FRACTIONS, seed: int = 0
-) -> pd.Series:
+def split_by_source(crops: pd.DataFrame, *, seed: int = 0) -> pd.Series:
     """Give every crop a split; all crops of a source share it.
 
     Sources are dealt out from the largest to the smallest, ties by a hash of name and seed, each
     to the split that lacks its data set and class most. So the result is stratified, and depends
-    on neither the order of files nor the machine. Official splits stand (`official`): what a
-    data set lists as val or test is joined by nothing else of that data set, and a row that is
-    linked to an official test or val video without being listed there gets "". An official train
-    list without a val list only keeps its videos out of test.
+    on neither the order of files nor the machine. Official splits stand: what a data set lists as
+    val or test is joined by nothing else of that data set, and a row that is linked to an official
+    test or val video without being listed there gets "". An official train list without a val list
+    only keeps its videos out of test.
 
     Args:
-        crops: with `video, dataset, label, source` and optionally `official`.
-        fractions: shares of videos for train, val and test.
+        crops: with `video, dataset, label, source` and `official` (a split or "").
     Returns:
         "train", "val", "test" or "" (left out) for each row.
     Raises:
         ValueError: too few sources of one class for three splits.
     """
-    listed = crops["official"] if "official" in crops else pd.Series("", index=crops.index)
-    with_val = crops["dataset"].isin(crops.loc[listed == "val", "dataset"])
-    official = listed.where(with_val | (listed != "train"), "")
+    with_val = crops["dataset"].isin(crops.loc[crops["official"] == "val", "dataset"])
+    official = crops["official"].where(with_val | (crops["official"] != "train"), "")
     fixed: dict[str, str] = {}
     for split in SPLITS:  # the later, the stricter: test wins over val, val over train
         fixed |= dict.fromkeys(crops.loc[official == split, "source"], split)
     # Only what an official list names may stand beside it on the val or test side.
     where = crops["source"].map(fixed)
     beside = where.isin(["val", "test"]) & (official != where)
-    videos = crops[~beside].drop_duplicates(["dataset", "video"])
-    table = pd.crosstab(videos["source"], [videos["dataset"], videos["label"]])
-    counts = {str(name): row for name, row in zip(table.index, table.to_numpy())}
+    videos = crops[~beside].drop_duplicates(VIDEO)
+    counts = pd.crosstab(videos["source"], [videos["dataset"], videos["label"]])
     lists = set(zip(crops["dataset"], official))
-    strata = table.columns.get_level_values(0)
+    strata = counts.columns.get_level_values(0)
     closed = np.array([[s != "train" and (d, s) in lists for d in strata] for s in SPLITS])
-    assigned = _deal(counts, fixed, np.asarray(fractions), closed, seed)
+    assigned = _deal(counts, closed, fixed, seed)
     _repair(assigned, fixed, videos)
     return crops["source"].map(assigned).where(~beside, "").rename("split")
 
 
 def _deal(
-    counts: dict[str, np.ndarray],
-    fixed: dict[str, str],
-    fractions: np.ndarray,
-    closed: np.ndarray,
-    seed: int,
+    counts: pd.DataFrame, closed: np.ndarray, fixed: dict[str, str], seed: int
 ) -> dict[str, str]:
     """Deal sources out by the largest remaining need of their strata.
 
-    `closed`, shape (3, n_strata), marks the splits that an official list has filled.
+    Args:
+        counts: videos of each source (rows) in each stratum, a data set and class (columns).
+        closed: shape (3, n_strata), marks the splits that an official list has filled.
     """
-    total = np.sum(list(counts.values()), axis=0)  # videos a stratum, shape (n_strata,)
-    need = np.outer(fractions, total).astype(float)  # (3, n_strata)
-    assigned = {source: split for source, split in fixed.items() if source in counts}
+    videos = {str(source): row for source, row in zip(counts.index, counts.to_numpy())}
+    total = counts.sum().to_numpy()  # (n_strata,)
+    need = np.outer(FRACTIONS, total)  # (3, n_strata)
+    assigned = {source: split for source, split in fixed.items() if source in videos}
     for source, split in assigned.items():
-        need[SPLITS.index(split)] -= counts[source]
+        need[SPLITS.index(split)] -= videos[source]
     order = sorted(
-        (source for source in counts if source not in assigned),
-        key=lambda source: (-counts[source].sum(), stable_hash(source, seed), source),
+        (source for source in videos if source not in assigned),
+        key=lambda source: (-videos[source].sum(), stable_hash(source, seed), source),
     )
     for source in order:
         # Relative need: the split whose share of these strata is furthest from full.
-        weight = counts[source] / total
-        lacking = (need / np.maximum(fractions[:, None] * total, 1e-12)) @ weight
+        weight = videos[source] / total
+        lacking = (need / np.maximum(FRACTIONS[:, None] * total, 1e-12)) @ weight
         lacking[closed[:, weight > 0].any(axis=1)] = -np.inf
         best = int(np.argmax(np.round(lacking, 9)))
         assigned[source] = SPLITS[best]
-        need[best] -= counts[source]
+        need[best] -= videos[source]
     return assigned
 
 
 def _repair(assigned: dict[str, str], fixed: dict[str, str], videos: pd.DataFrame) -> None:
     """Make sure that every split holds both classes, or say why it cannot."""
     sources = {label: set(videos.loc[videos["label"] == label, "source"]) for label in CLASSES}
-    for label in CLASSES:
-        if len(sources[label]) < len(SPLITS):
-            n = len(sources[label])
-            which = "source" if n == 1 else "sources"
+    for label, names in sources.items():
+        if (n := len(names)) < len(SPLITS):
             raise ValueError(
-                f"{n} {which} of {label} videos ({', '.join(sorted(sources[label])[:3])}) cannot "
-                f"be split three ways: train, val and test need one each, so at least "
-                f"{len(SPLITS)}. Add videos of other people."
+                f"{n} {'source' if n == 1 else 'sources'} of {label} videos "
+                f"({', '.join(sorted(names)[:3])}) cannot be split three ways: train, val and test "
+                f"need one each, so at least {len(SPLITS)}. Add videos of other people."
             )
-    for split in SPLITS:
-        for label in CLASSES:
-            if any(assigned[source] == split for source in sources[label]):
-                continue
-            held = Counter(assigned[source] for source in sources[label])
-            # Take from the split that has most, and the smallest source that can be spared.
-            donor = max(SPLITS, key=lambda name: held[name])
-            size = videos["source"].value_counts()
-            movable = [s for s in sources[label] if assigned[s] == donor and s not in fixed]
-            if held[donor] < 2 or not movable:
-                raise ValueError(
-                    f"the {split} split would hold no {label} video; add {label} sources"
-                )
-            assigned[min(movable, key=lambda source: (size[source], source))] = split
-    for split in SPLITS:
-        for label in CLASSES:
-            if not any(assigned[source] == split for source in sources[label]):
-                raise ValueError(
-                    f"no split of these sources gives {split} a {label} video; add {label} sources"
-                )
+    size = videos["source"].value_counts()
+    for split, label in product(SPLITS, CLASSES):
+        held = Counter(assigned[source] for source in sources[label])
+        if held[split]:
+            continue
+        # Take from the split that has most, and the smallest source that can be spared.
+        donor = max(SPLITS, key=lambda name: held[name])
+        movable = [s for s in sources[label] if assigned[s] == donor and s not in fixed]
+        if held[donor] < 2 or not movable:
+            raise ValueError(f"the {split} split would hold no {label} video; add {label} sources")
+        assigned[min(movable, key=lambda source: (size[source], source))] = split
+    for split, label in product(SPLITS, CLASSES):  # what was moved may be missing where it was
+        if not any(assigned[source] == split for source in sources[label]):
+            raise ValueError(
+                f"no split of these sources gives {split} a {label} video; add {label} sources"
+            )
 
 
 def check_splits(index: pd.DataFrame) -> dict[str, bool]:
-    """Prove that an index leaks nothing from one split into another.
+    """Prove that an index leaks nothing from one split into another: {check: True}.
 
-    Args:
-        index: with `dataset, video, source, split`; the checks on `original` and on `digest` run
-            where these columns are present.
-    Returns:
-        {check: True}; a check that fails raises.
+    Two checks need `original` and `digest`, and run where these columns are present.
+
     Raises:
-        LeakageError: names the check and the first offender.
+        LeakageError: names the check that fails and the first offender.
     """
     names = index["dataset"] + "/" + index["video"]
     checks = {
@@ -174,10 +175,9 @@ def check_splits(index: pd.DataFrame) -> dict[str, bool]:
         "videos_in_one_split": _offender(names, index["split"]),
     }
     if "original" in index:
-        where = dict(zip(index["video"], index["split"]))
-        fakes = index[(index["original"] != "") & index["original"].isin(where)]
-        apart = fakes[fakes["original"].map(where) != fakes["split"]]
-        checks["fakes_with_their_original"] = "" if apart.empty else str(apart["video"].iloc[0])
+        where = index["original"].map(dict(zip(index["video"], index["split"])))
+        apart = index.loc[where.notna() & (where != index["split"]), "video"]
+        checks["fakes_with_their_original"] = "" if apart.empty else str(apart.iloc[0])
     if "digest" in index:
         checks["no_identical_crop_across_splits"] = _offender(index["digest"], index["split"])
     for check, offender in checks.items():
@@ -192,19 +192,31 @@ def _offender(names: pd.Series, split: pd.Series) -> str:
     return str(spread.index[spread > 1][0]) if (spread > 1).any() else ""
 
 
+def describe_split(index: pd.DataFrame) -> str:
+    """Markdown: what `check_splits` proved, and how much the data says of what belongs together."""
+    lines = [f"- {check.replace('_', ' ')}: holds" for check in check_splits(index)]
+    videos = index.groupby("source")["video"].nunique()
+    alone = int((videos == 1).sum())
+    note = f"{alone:,} of {len(videos):,} sources have a single video."
+    if alone == len(videos):
+        note += (
+            " **Nothing here says which images belong together.** If several show one person or "
+            "scene, some may stand on both sides of the split, and every figure from here on may "
+            "flatter."
+        )
+    return "\n".join([*lines, "", note])
+
+
 def split_summary(index: pd.DataFrame) -> pd.DataFrame:
     """Sources, videos, crops and videos a class in each split; index = split."""
-    videos = index.drop_duplicates(["dataset", "video"])
+    videos = index.drop_duplicates(VIDEO)
     table = pd.crosstab(videos["split"], videos["label"]).reindex(index=SPLITS, columns=CLASSES)
-    return (
-        table.assign(
-            sources=index.groupby("split")["source"].nunique(),
-            videos=videos.groupby("split").size(),
-            crops=index.groupby("split").size(),
-        )[["sources", "videos", "crops", *CLASSES]]
-        .fillna(0)
-        .astype(int)
+    table = table.assign(
+        sources=index.groupby("split")["source"].nunique(),
+        videos=videos.groupby("split").size(),
+        crops=index.groupby("split").size(),
     )
+    return table[["sources", "videos", "crops", *CLASSES]].fillna(0).astype(int)
 
 
 def control_labels(index: pd.DataFrame, *, seed: int = 0) -> pd.Series:
@@ -214,7 +226,7 @@ def control_labels(index: pd.DataFrame, *, seed: int = 0) -> pd.Series:
     so the labels teach nothing about the truth. The test split keeps its true labels: a sound
     pipeline then scores an AUC about 0.5, and one that leaks scores more.
     """
-    videos = index.drop_duplicates(["dataset", "video"]).sort_values(["dataset", "video"])
+    videos = index.drop_duplicates(VIDEO).sort_values(VIDEO)
     labels = videos["label"].copy()
     rng = np.random.default_rng(seed)
     for split in ("train", "val"):
@@ -223,8 +235,71 @@ def control_labels(index: pd.DataFrame, *, seed: int = 0) -> pd.Series:
             rows = videos.index[(videos["split"] == split) & (videos["label"] == label)]
             fake = rng.permutation(len(rows)) < round(share * len(rows))
             labels[rows] = np.where(fake, "FAKE", "REAL")
-    keys = zip(videos["dataset"], videos["video"])
-    drawn = dict(zip(keys, labels))
-    return pd.Series(
-        [drawn[key] for key in zip(index["dataset"], index["video"])], index=index.index
-    )
+    drawn = labels.set_axis(pd.MultiIndex.from_frame(videos[VIDEO]))
+    of_crops = drawn.loc[pd.MultiIndex.from_frame(index[VIDEO])]
+    return of_crops.set_axis(index.index)
+
+
+def write_index(
+    index: pd.DataFrame,
+    left_out: pd.DataFrame,
+    output: str | Path,
+    *,
+    leaks: dict[str, Any],
+    seed: int = 0,
+) -> str:
+    """Write index.csv and data_audit.json; return the fingerprint of the data.
+
+    Args:
+        index: of `split_crops`, with this `seed`.
+        left_out: `dataset, reason, name` of all that is not used.
+        leaks: of `find_leaks`.
+    Raises:
+        LeakageError: the split leaks.
+    """
+    audit = {
+        "datasets": [
+            {"name": name, "videos": rows["video"].nunique(), "crops": len(rows)}
+            for name, rows in index.groupby("dataset")
+        ],
+        "videos": index.drop_duplicates(VIDEO)["label"].value_counts().to_dict(),
+        "crops": index["label"].value_counts().to_dict(),
+        "left_out": summarise_left_out(left_out).to_dict("index"),
+        "splits": split_summary(index).to_dict("index"),
+        "checks": check_splits(index),
+        **leaks,
+        "fingerprint": fingerprint(index),
+        "seed": seed,
+    }
+    write_json(audit, output, "data_audit.json")
+    write_table(index[ARTIFACTS["index.csv"].columns], output, "index.csv")
+    return str(audit["fingerprint"])
+
+
+def summarise_left_out(left_out: pd.DataFrame, examples: int = 5) -> pd.DataFrame:
+    """A row a reason why something is not used: `count`, and a list of `examples`."""
+    names = left_out.groupby("reason")["name"]
+    shown = names.agg(lambda found: sorted(found)[:examples])
+    return pd.DataFrame({"count": names.size(), "examples": shown})
+
+
+def fingerprint(crops: pd.DataFrame) -> str:
+    """A short name of opened crops: 16 hex digits that change with any crop, label or name."""
+    rows = sorted(zip(crops["dataset"], crops["path"], crops["label"], crops["digest"]))
+    return hashlib.blake2b(repr(rows).encode(), digest_size=8).hexdigest()
+
+
+def ensure_index(data: str | Path, output: str | Path) -> str:
+    """See to it that OUTPUT holds index.csv and data_audit.json; one sentence says how.
+
+    Attached ones are brought along, so that this notebook's output is enough for the next. Where
+    there are none, both are made as 01_explore_data makes them at its defaults: the same data gives
+    the same split. Raises what `scan_crops` does then.
+    """
+    if found := bring(INDEX, output):
+        return found
+    crops, left_out = read_crops(data)
+    index, unplaced = split_crops(crops)
+    left_out = pd.concat([left_out, unplaced], ignore_index=True)
+    write_index(index, left_out, output, leaks=find_leaks(index))
+    return "No index.csv here or attached: made as 01_explore_data makes it, at its defaults."

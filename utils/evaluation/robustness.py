@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +13,17 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from utils.data.crops import spread_frames
+from utils.evaluation.results import Evaluation
 from utils.faces.media import load_crop, sample_frames, write_video
 from utils.model.scoring import Transform
 from utils.run.machine import stable_hash
-from utils.stats.decisions import judge_videos
 from utils.stats.metrics import bootstrap, paired_bootstrap, y_true_of
 
-#: Corruption to its severities, the mildest first.
-CORRUPTIONS: dict[str, tuple[float, ...]] = {
-    "jpeg": (90, 70, 50, 30),  # quality
-    "blur": (1, 2, 3),  # deviation, pixels of a crop of REFERENCE_SIDE
-    "downscale": (0.5, 0.25, 0.125),  # factor, and back
-    "noise": (5, 10, 20),  # deviation, grey levels
-    "darker": (0.75, 0.5, 0.25),  # factor
-    "brighter": (1.25, 1.5, 2.0),
-    "contrast": (0.75, 0.5, 0.25),  # factor, around the mean of each channel
-    "h264": (23, 32, 41),  # constant rate factor
-}
 REFERENCE_SIDE = 160
-Pixels = np.ndarray
-
-
-def conditions() -> list[tuple[str, float]]:
-    """Every (corruption, severity)."""
-    return [(name, severity) for name, values in CORRUPTIONS.items() for severity in values]
-
-
-def column(name: str, severity: float) -> str:
-    """Column of predictions.csv that holds the logits: "logit_jpeg_90"."""
-    return f"logit_{name}_{severity:g}"
+Pixels = np.ndarray  # RGB, uint8, (H, W, 3)
 
 
 def _jpeg(pixels: Pixels, quality: float, _: int) -> Pixels:
@@ -82,46 +61,13 @@ def _to_bytes(values: np.ndarray) -> Pixels:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
-_OF_IMAGES: dict[str, Callable[[Pixels, float, int], Pixels]] = {
-    "jpeg": _jpeg,
-    "blur": _blur,
-    "downscale": _downscale,
-    "noise": _noise,
-    "darker": _brightness,
-    "brighter": _brightness,
-    "contrast": _contrast,
-}
-
-
-def corrupt(crops: Sequence[Pixels], name: str, severity: float, *, seed: int = 0) -> list[Pixels]:
-    """Corrupt the crops of one face, in the order of their frames.
-
-    Args:
-        crops: RGB, uint8, each (H, W, 3).
-        name, severity: of CORRUPTIONS. H.264 sees the crops as a video of its own; crops of
-            another size than the first are resized for it, and back.
-        seed: of the noise.
-
-    Returns:
-        Crops of the same sizes.
-
-    Raises:
-        ValueError: unknown name.
-    """
-    if name == "h264":
-        return _h264(crops, int(severity))
-    if name not in _OF_IMAGES:
-        raise ValueError(f"no corruption is called {name!r}; known: {', '.join(CORRUPTIONS)}")
-    change = _OF_IMAGES[name]
-    return [change(crop, severity, stable_hash(str(i), seed)) for i, crop in enumerate(crops)]
-
-
-def _h264(crops: Sequence[Pixels], crf: int) -> list[Pixels]:
+def _h264(crops: Sequence[Pixels], crf: float) -> list[Pixels]:
+    """The crops as a video of their own, all at the size of the first."""
     sizes = [(crop.shape[1], crop.shape[0]) for crop in crops]
     frames = [_resized(crop, sizes[0]) for crop in crops]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "crops.mp4"
-        write_video(path, frames, fps=25, crf=crf, preset="veryfast")
+        write_video(path, frames, fps=25, crf=int(crf), preset="veryfast")
         decoded = [np.asarray(image) for _, _, image in sample_frames(path)]
     width, height = sizes[0]  # an odd side was made even
     return [
@@ -135,8 +81,52 @@ def _resized(image: Pixels, size: tuple[int, int]) -> Pixels:
     return image if same else cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
 
 
+#: Corruption to what it does to one crop (but to H.264 a face is a video), with a seed, and to its
+#: severities, the mildest first.
+CORRUPTIONS: dict[str, tuple[Callable[..., Any], tuple[float, ...]]] = {
+    "jpeg": (_jpeg, (90, 70, 50, 30)),  # quality
+    "blur": (_blur, (1, 2, 3)),  # deviation, pixels of a crop of REFERENCE_SIDE
+    "downscale": (_downscale, (0.5, 0.25, 0.125)),  # factor, and back
+    "noise": (_noise, (5, 10, 20)),  # deviation, grey levels
+    "darker": (_brightness, (0.75, 0.5, 0.25)),  # factor
+    "brighter": (_brightness, (1.25, 1.5, 2.0)),
+    "contrast": (_contrast, (0.75, 0.5, 0.25)),  # factor, around the mean of each channel
+    "h264": (_h264, (23, 32, 41)),  # constant rate factor
+}
+
+
+def conditions() -> list[tuple[str, float]]:
+    """Every (corruption, severity)."""
+    return [(name, severity) for name, (_, values) in CORRUPTIONS.items() for severity in values]
+
+
+def column(name: str, severity: float) -> str:
+    """Column of predictions.csv that holds the logits: "logit_jpeg_90"."""
+    return f"logit_{name}_{severity:g}"
+
+
+def corrupt(crops: Sequence[Pixels], name: str, severity: float, *, seed: int = 0) -> list[Pixels]:
+    """Corrupt the crops of one face, in the order of their frames.
+
+    Args:
+        crops: RGB, uint8, each (H, W, 3).
+        name, severity: of CORRUPTIONS.
+        seed: of the noise.
+    Returns:
+        Crops of the same sizes.
+    Raises:
+        ValueError: unknown name.
+    """
+    if name not in CORRUPTIONS:
+        raise ValueError(f"no corruption is called {name!r}; known: {', '.join(CORRUPTIONS)}")
+    change, _ = CORRUPTIONS[name]
+    if change is _h264:
+        return _h264(crops, severity)
+    return [change(crop, severity, stable_hash(str(i), seed)) for i, crop in enumerate(crops)]
+
+
 class CorruptedFaces(Dataset):
-    """Faces, each under every condition: an item is (images (k * crops, 3, H, W), 0, number).
+    """Faces, each under every condition: an item is images (k * crops, 3, S, S).
 
     The crops of a face are decoded once for all k conditions, which come one after the other.
     """
@@ -147,14 +137,14 @@ class CorruptedFaces(Dataset):
     def __len__(self) -> int:
         return len(self.faces)
 
-    def __getitem__(self, item: int) -> tuple[torch.Tensor, int, int]:
+    def __getitem__(self, item: int) -> torch.Tensor:
         crops = [np.asarray(load_crop(path)) for path in self.faces[item]]
         images = [
             self.transform(Image.fromarray(image))
             for name, severity in conditions()
             for image in corrupt(crops, name, severity, seed=item)
         ]
-        return torch.stack(images), 0, item
+        return torch.stack(images)
 
 
 def choose_crops(test: pd.DataFrame, *, max_crops: int, frames: int, seed: int) -> pd.DataFrame:
@@ -174,64 +164,59 @@ def choose_crops(test: pd.DataFrame, *, max_crops: int, frames: int, seed: int) 
     return rows[rows["source"].isin(kept)]
 
 
-def corrupted_loader(
-    rows: pd.DataFrame, paths: Sequence[str], transform: Transform, *, num_workers: int = 0
-) -> tuple[DataLoader, pd.Index]:
-    """A loader for `engine.predict`, and the row of each of its crops, without the conditions.
+def stress(
+    ev: Evaluation, *, max_crops: int, frames: int, num_workers: int = -1
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """How the model does on test when the picture suffered, by the decision that stands.
+
+    Who counts was decided on the clean crops.
 
     Args:
-        rows: `dataset, video, face, frame`; of one face all crops together, by frame.
-        paths: of the crops, in the order of the rows.
-        transform: the model's own.
-        num_workers: loader processes.
-    """
-    ordered = rows.assign(path_=list(paths)).sort_values(["dataset", "video", "face", "frame"])
-    groups = ordered.groupby(["dataset", "video", "face"], sort=False)["path_"]
-    faces = [group.tolist() for _, group in groups]
-    data = CorruptedFaces(faces, transform)
-    return DataLoader(data, batch_size=None, num_workers=num_workers), ordered.index
-
-
-def logits_by_condition(logits: np.ndarray, rows: pd.DataFrame, order: pd.Index) -> pd.DataFrame:
-    """Logits in the loader's order to one column a condition, in the order of `order`."""
-    keys = ["dataset", "video", "face"]
-    sizes = rows.loc[order].groupby(keys, sort=False).size()
-    k, start, parts = len(conditions()), 0, []
-    for size in sizes:
-        parts.append(logits[start : start + k * size].reshape(k, size).T)
-        start += k * size
-    names = [column(name, severity) for name, severity in conditions()]
-    return pd.DataFrame(np.concatenate(parts), columns=names, index=order)
-
-
-def summarise(
-    predictions: pd.DataFrame, decision: Mapping[str, Any], **settings: Any
-) -> dict[str, Any]:
-    """Scores by video under each condition, with the decision that stands.
-
-    Args:
-        predictions: the corrupted crops: `video, source, label, split, logit` and the columns of
-            the conditions.
-        decision: of `choose_decision`.
-        settings: `n_resamples, seed` of the bootstrap.
-
+        ev: the model.
+        max_crops, frames: of `choose_crops`.
+        num_workers: of `Scorer.score_paths`.
     Returns:
-        `clean` to its scores on the same videos, and corruption to severity to its scores:
-        `roc_auc`, `balanced_accuracy` at the fixed threshold, and `drop`: how much the latter
-        loses against clean, with its paired interval.
+        `robustness` for metrics.json: `clean` to its scores on the same videos, and corruption to
+        severity to its scores: `roc_auc`, `balanced_accuracy` at the fixed threshold, and `drop`:
+        how much the latter loses against clean, with its paired interval. {} without crops.
+        And logits: the index of `ev.crops`, a column a condition, by `column`.
     """
-    clean = judge_videos(predictions, decision)
-    y_true, threshold = y_true_of(clean), decision["threshold"]
-    kept = {"groups": clean["source"], "threshold": threshold, **settings}
+    chosen = choose_crops(
+        ev.test_crops, max_crops=max_crops, frames=frames, seed=ev.settings["seed"]
+    )
+    logits = _score_corrupted(ev, chosen, num_workers)
+    if chosen.empty:
+        return {"robustness": {}}, logits
+    clean = ev.decision.judge_videos(chosen)
+    y_true, threshold = y_true_of(clean), ev.decision.threshold
+    kept = {"groups": clean["source"], "threshold": threshold, **ev.settings}
     names = ("roc_auc", "balanced_accuracy")
     before = bootstrap(y_true, clean["score"], **kept)
     result: dict[str, Any] = {"clean": {name: before[name] for name in names}}
     result["clean"] |= {"n": len(clean), "sources": int(clean["source"].nunique())}
     for name, severity in conditions():
-        logits = predictions[column(name, severity)]
-        score = judge_videos(predictions.assign(logit=logits), decision)["score"]
+        spoilt = chosen.assign(logit=logits[column(name, severity)])
+        score = ev.decision.judge_videos(spoilt)["score"]
         table = bootstrap(y_true, score, **kept)
         pair = paired_bootstrap(y_true, clean["score"], score, **kept)
         row = {key: table[key] for key in names} | {"drop": pair["balanced_accuracy"]}
         result.setdefault(name, {})[f"{severity:g}"] = row
-    return result
+    return {"robustness": result}, logits
+
+
+def _score_corrupted(ev: Evaluation, chosen: pd.DataFrame, num_workers: int) -> pd.DataFrame:
+    names = [column(name, severity) for name, severity in conditions()]
+    if chosen.empty:
+        return pd.DataFrame(columns=names, dtype=np.float64)
+    # H.264 sees the crops of one face as a video: a face is all that has one number in its frames.
+    keys = ["dataset", "video", "face"]
+    ordered = chosen.sort_values([*keys, "frame"])
+    faces = [group.tolist() for _, group in ordered.groupby(keys, sort=False)["file"]]
+    data = CorruptedFaces(faces, ev.scorer.transform)
+    logits = ev.scorer.score_data(data, batch_size=None, num_workers=num_workers)
+    parts, start = [], 0
+    for face in faces:
+        end = start + len(names) * len(face)
+        parts.append(logits[start:end].reshape(len(names), len(face)).T)
+        start = end
+    return pd.DataFrame(np.concatenate(parts), columns=names, index=ordered.index)

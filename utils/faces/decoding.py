@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,27 +27,16 @@ class _Unexpected(Exception):
 
 @dataclass(frozen=True)
 class Packets:
-    """The packets of a video stream in the order of decoding: 18 bytes each, for hours of video.
+    """The packets of a video stream in the order of decoding: 18 bytes each, for hours of video."""
 
-    Attributes:
-        pts: time of the frame in each packet, in units of the stream, shape (n,).
-        dts: when it is decoded, in the same units, shape (n,).
-        keys: whether decoding can start there, shape (n,).
-        shown: whether the frame is displayed (an edit list may cut it away), shape (n,).
-        timed: every packet has a time of its own.
-        regular: the time of a packet is that of the frame in it.
-        unit: of the times, in seconds.
-        fps: frames a second; 0 where the file does not tell.
-    """
-
-    pts: np.ndarray
-    dts: np.ndarray
-    keys: np.ndarray
-    shown: np.ndarray
-    timed: bool
-    regular: bool
-    unit: float
-    fps: float
+    pts: np.ndarray  # time of the frame in each packet, in units of the stream, (n,)
+    dts: np.ndarray  # when it is decoded, in the same units, (n,)
+    keys: np.ndarray  # whether decoding can start there, (n,)
+    shown: np.ndarray  # whether the frame is displayed (an edit list may cut it away), (n,)
+    timed: bool  # every packet has a time of its own
+    regular: bool  # the time of a packet is that of the frame in it
+    unit: float  # of the times, in seconds
+    fps: float  # frames a second; 0 where the file does not tell
 
     @property
     def n_frames(self) -> int:
@@ -61,13 +51,11 @@ class Packets:
 
 @contextmanager
 def open_video(path: str | Path, *, threads: int = 0) -> Iterator[tuple]:
-    """Open a file and its first video stream; a cover picture of a sound file is not one.
+    """Open a file: gives the container and its first video stream, cover pictures aside.
 
     Args:
         path: video file.
         threads: of the decoder; 0: as many as FFmpeg thinks fit for this machine.
-    Yields:
-        The container and the stream.
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is no video; says why.
@@ -85,16 +73,13 @@ def open_video(path: str | Path, *, threads: int = 0) -> Iterator[tuple]:
     except FFmpegError as error:
         raise ValueError(f"{path} is not a readable video: {error.strerror}") from error
     with container:
-        streams = [
-            stream
-            for stream in container.streams.video
-            if not stream.disposition & Disposition.attached_pic
-        ]
-        if not streams:
+        cover, streams = Disposition.attached_pic, container.streams.video
+        stream = next((stream for stream in streams if not stream.disposition & cover), None)
+        if stream is None:
             raise ValueError(f"{path} holds no video stream")
-        streams[0].thread_type = "AUTO"
-        streams[0].codec_context.thread_count = threads
-        yield container, streams[0]
+        stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = threads
+        yield container, stream
 
 
 def list_packets(path: str | Path) -> Packets:
@@ -147,10 +132,9 @@ def read_frames(
     full decoding.
 
     Args:
-        path: video file.
+        path, threads: as for `open_video`.
         packets: of `list_packets`.
         numbers: rising numbers of displayed frames, from 0.
-        threads: see `open_video`.
     Yields:
         Number and frame.
     """
@@ -162,26 +146,17 @@ def read_frames(
             for given, frame in zip(rest, frames, strict=True):
                 yield given, frame
             return
-    left = {int(number) for number in numbers if number > given}
-    with open_video(path, threads=threads) as (container, stream):
-        for number, frame in _numbered(decode(container, stream), packets):
+    left, number = {int(number) for number in numbers if number > given}, -1
+    with open_video(path, threads=threads) as opened:
+        for frame in decode(*opened):
+            place = -1
+            if packets.regular and frame.pts is not None:
+                place = int(np.searchsorted(packets.times, frame.pts))
+            number = max(number + 1, place)  # one that cannot be decoded keeps its number
             if everything or number in left:
                 yield number, frame
-                if number == max(left) and not everything:
-                    return
-
-
-def _numbered(
-    frames: Iterator[av.VideoFrame], packets: Packets
-) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Number the frames of full decoding: those that cannot be decoded keep their numbers."""
-    times, number = packets.times, -1
-    for frame in frames:
-        place = -1
-        if packets.regular and frame.pts is not None:
-            place = int(np.searchsorted(times, frame.pts))
-        number = max(number + 1, place)
-        yield number, frame
+            if not everything and number >= max(left):
+                return
 
 
 @dataclass
@@ -198,21 +173,18 @@ def _runs(packets: Packets, times: np.ndarray, worth: int) -> list[_Run]:
     order = np.argsort(packets.pts)
     places = order[np.searchsorted(packets.pts, times, sorter=order)]
     keys = np.flatnonzero(packets.keys)
-    runs: list[_Run] = []
+    runs = [_Run(0, 0, [])]
     for time, place in zip(times.tolist(), places.tolist()):
         n_keys = int(np.searchsorted(keys, place, side="right"))
         # Frames that are shown before the key frame and decoded after it need the one before.
         while n_keys and packets.pts[keys[n_keys - 1]] > time:
             n_keys -= 1
         start = int(keys[n_keys - 1]) if n_keys else 0
-        if start - (runs[-1].last if runs else 0) > worth:
-            runs.append(_Run(start, place, [time]))
-        elif runs:
-            runs[-1].last = max(runs[-1].last, place)
-            runs[-1].times.append(time)
-        else:
-            runs.append(_Run(0, place, [time]))
-    return runs
+        if start - runs[-1].last > worth:
+            runs.append(_Run(start, place, []))
+        runs[-1].last = max(runs[-1].last, place)
+        runs[-1].times.append(time)
+    return runs if runs[0].times else runs[1:]
 
 
 def _chosen(opened: tuple, packets: Packets, runs: list[_Run]) -> Iterator[av.VideoFrame]:
@@ -224,22 +196,21 @@ def _chosen(opened: tuple, packets: Packets, runs: list[_Run]) -> Iterator[av.Vi
             decoded = packets.dts[run.start] - packets.dts[0] + packets.pts[0]
             target = max(packets.pts[run.start], decoded)
             container.seek(int(target), stream=stream)
-        wanted = set(run.times)
-        expected = iter(run.times)
+        left = deque(run.times)
         for frame in _decode_run(container, stream, packets, run):
             if frame.is_corrupt:
                 raise _Unexpected
-            if frame.pts in wanted:
-                if frame.pts != next(expected):
-                    raise _Unexpected
+            if left and frame.pts == left[0]:
+                left.popleft()
                 yield frame
-        if next(expected, None) is not None:
+        if left:
             raise _Unexpected
 
 
 def _decode_run(
     container: av.container.InputContainer, stream: av.VideoStream, packets: Packets, run: _Run
 ) -> Iterator[av.VideoFrame]:
+    """Decode these packets; raises _Unexpected where the file does not come as they say."""
     decoder = stream.codec_context
     skipping = decoder.name in SKIPPING
     wanted, place = set(run.times), -1
@@ -247,7 +218,8 @@ def _decode_run(
         if not packet.size:
             continue
         if place < 0:  # a seek may come out at an earlier key frame, but never at a later one
-            place = _landing(packets, packet) if run.start else 0
+            found = np.flatnonzero(packets.pts == packet.pts) if run.start else [0]
+            place = int(found[0]) if len(found) else len(packets.pts)
             if place > run.start or not packet.is_keyframe:
                 raise _Unexpected
         if packet.pts != packets.pts[place]:
@@ -259,10 +231,3 @@ def _decode_run(
             break
         place += 1
     yield from decoder.decode(None)
-
-
-def _landing(packets: Packets, packet: av.Packet) -> int:
-    places = np.flatnonzero(packets.pts == packet.pts)
-    if packet.pts is None or not len(places):
-        raise _Unexpected
-    return int(places[0])

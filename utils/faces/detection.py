@@ -6,33 +6,33 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from PIL import Image
-
-if TYPE_CHECKING:
-    from facenet_pytorch import MTCNN
 from scipy.optimize import linear_sum_assignment
 
 from utils.run.artifacts import read_any_json
 
+if TYPE_CHECKING:
+    from facenet_pytorch import MTCNN
 
-def focus(crop: Image.Image) -> float:
-    """Edges over contrast of a face at 64 x 64 pixels; light and contrast do not change it."""
-    full = cv2.cvtColor(np.asarray(crop), cv2.COLOR_RGB2GRAY)
-    grey = cv2.resize(full.astype(np.float32), (64, 64), interpolation=cv2.INTER_AREA)
-    return float(cv2.Laplacian(grey, cv2.CV_32F).std() / max(float(grey.std()), 1.0))
-
-
+#: (x1, y1, x2, y2) in pixels, unrounded and without the margin.
 Box = tuple[float, float, float, float]
-#: Where ArcFace puts eyes, nose and corners of the mouth: (x, y) from the middle, in sides.
-ARCFACE = (
-    np.array([[38.29, 51.70], [73.53, 51.50], [56.03, 71.74], [41.55, 92.37], [70.73, 92.20]]) / 112
-    - 0.5
-)
+#: A box in the shrunk frame, and how probably it is a face.
+Place = tuple[Box, float]
+#: A face is near a track within so many sides of the face, and of its size within such a factor.
+REACH, GROWTH = 2.0, 2.0
+#: Two looks of one person correlate by USUAL from frame to frame (0.66 to 0.94 in real videos), of
+#: two people by 0.1 to 0.6. A near face that falls short of the usual of its track by FALL is
+#: another person; one that is ALIKE is the same wherever it is (as after a cut).
+USUAL, FALL, ALIKE = 0.75, 0.4, 0.7
+#: How much of the cost is the distance to where the track was going, not to where it was.
+AHEAD = 0.7
+#: Cost of having been out of sight.
+AWAY = 0.2
 
 
 @dataclass(frozen=True)
@@ -42,23 +42,13 @@ class CropRecipe:
     The frame is shrunk by `scale`, but its short side never below `min_side` pixels, and it is
     never enlarged. So 720p and more is shrunk to a quarter, and smaller videos are shrunk less,
     because the detector finds no face under 20 pixels.
-
-    Attributes:
-        image_size: side of the square crop, in pixels.
-        margin: border round the face, in pixels of the crop, both sides together.
-        factor: step of the detector's pyramid of sizes.
-        scale: how far a large frame is shrunk before anything else.
-        min_side: short side, in pixels, below which no frame is shrunk.
-        align: turn and move each face so that eyes, nose and mouth lie in the same places, instead
-            of squeezing its box to a square; the data set does not.
     """
 
-    image_size: int = 160
-    margin: int = 14
-    factor: float = 0.5
-    scale: float = 0.25
-    min_side: int = 180
-    align: bool = False
+    image_size: int = 160  # side of the square crop, in pixels
+    margin: int = 14  # border round the face, in pixels of the crop, both sides together
+    factor: float = 0.5  # step of the detector's pyramid of sizes
+    scale: float = 0.25  # how far a large frame is shrunk before anything else
+    min_side: int = 180  # short side, in pixels, below which no frame is shrunk
 
     def __post_init__(self) -> None:
         """Refuse what cannot be cut. Raises ValueError that names the value."""
@@ -74,10 +64,8 @@ class CropRecipe:
         """Size (width, height) in pixels at which a frame of this size is searched."""
         scale = min(1.0, max(self.scale, self.min_side / min(width, height)))
         # int() cuts off, as the recipe of the data set does; the floor keeps 179.999 at 180.
-        return (
-            max(int(width * scale), min(width, self.min_side)),
-            max(int(height * scale), min(height, self.min_side)),
-        )
+        width, height = (max(int(s * scale), min(s, self.min_side)) for s in (width, height))
+        return width, height
 
     def to_dict(self) -> dict[str, float]:
         """Plain values for a JSON file."""
@@ -85,7 +73,13 @@ class CropRecipe:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> CropRecipe:
-        """Inverse of `to_dict`. Raises ValueError for a name that is not part of a recipe."""
+        """Inverse of `to_dict`, also of older versions. Raises ValueError for what is unknown."""
+        values = dict(values)
+        if values.pop("align", False):
+            raise ValueError(
+                "faces are no longer aligned: cut the videos again with 00_extract_faces and train "
+                "on those crops"
+            )
         unknown = sorted(set(values) - set(cls.__dataclass_fields__))
         if unknown:
             known = ", ".join(cls.__dataclass_fields__)
@@ -93,30 +87,31 @@ class CropRecipe:
         return cls(**values)
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a face is in the shrunk frame, in its pixels, unrounded and without the margin.
+def read_recipe(folders: Iterable[str | Path]) -> CropRecipe:
+    """The recipe that the crops of these folders were cut by, as 00 recorded it beside them.
 
-    Attributes:
-        box: (x1, y1, x2, y2).
-        probability: of being a face, in [0, 1].
-        landmarks: (x, y) of left eye, right eye, nose, left and right corner of the mouth.
+    A folder without a record is taken to follow the main data set's recipe, the default. Raises
+    ValueError if a record is damaged, or if two folders were cut in different ways.
     """
+    recipes: dict[CropRecipe, Path] = {}
+    for folder in map(Path, folders):
+        path = folder / "recipe.json"
+        values = read_any_json(path) if path.is_file() else {}
+        try:
+            recipes.setdefault(CropRecipe.from_dict(values), folder)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is no crop recipe that can be followed: {error}") from error
+    if len(recipes) > 1:
+        one, other = list(recipes.values())[:2]
+        raise ValueError(
+            f"the crops in {one} and in {other} were cut in different ways, and a model can be "
+            "shown only one: cut both with the same parameters of 00_extract_faces"
+        )
+    return next(iter(recipes), CropRecipe())
 
-    box: Box
-    probability: float
-    landmarks: tuple[tuple[float, float], ...]
 
-
-@dataclass(frozen=True)
-class Face:
-    """One face: where it is in the full frame, how sure the detector is, and the crop.
-
-    Attributes:
-        box: (x1, y1, x2, y2) in pixels of the full frame, without the margin.
-        probability: of being a face, in [0, 1].
-        crop: RGB image of `image_size` by `image_size` pixels, with the margin.
-    """
+class Face(NamedTuple):
+    """One face: its box in the full frame, P(face) in [0, 1], and the crop, RGB, with margin."""
 
     box: Box
     probability: float
@@ -127,10 +122,8 @@ def load_detector(recipe: CropRecipe | None = None) -> MTCNN:
     """Load the MTCNN that cut the main data set, on the CPU; its weights come with the package.
 
     A GPU rounds otherwise, and a face's box then lies up to 1.5 pixels beside its place: training
-    and inference would see other crops wherever one has a GPU and the other has none.
-
-    Raises:
-        ImportError: facenet-pytorch is not installed; says how to install it.
+    and inference would see other crops wherever one has a GPU and the other has none. Raises
+    ImportError if facenet-pytorch is missing; says how to install it.
     """
     try:
         from facenet_pytorch import MTCNN
@@ -140,17 +133,13 @@ def load_detector(recipe: CropRecipe | None = None) -> MTCNN:
             "pip install --no-deps facenet-pytorch==2.5.3"
         ) from error
     recipe = recipe or CropRecipe()
-    detector = MTCNN(
-        image_size=recipe.image_size,
-        margin=recipe.margin,
-        factor=recipe.factor,
-        keep_all=True,
-    ).eval()
+    sizes = {"image_size": recipe.image_size, "margin": recipe.margin}
+    detector = MTCNN(**sizes, factor=recipe.factor, keep_all=True).eval()
     for network in (detector.pnet, detector.rnet, detector.onet):
         for name, layer in list(network.named_children()):
             if isinstance(layer, torch.nn.MaxPool2d):
-                size, stride = layer.kernel_size, layer.stride
-                network.add_module(name, _MaxPool(size, stride))  # type: ignore[arg-type]
+                pool = _MaxPool(layer.kernel_size, layer.stride)  # type: ignore[arg-type]
+                network.add_module(name, pool)
     return detector
 
 
@@ -180,17 +169,9 @@ class _MaxPool(torch.nn.Module):
 
 
 def cut_faces(detector: MTCNN, image: Image.Image, recipe: CropRecipe) -> list[Face]:
-    """Find and cut every face of a frame, the largest first.
+    """Find and cut every face of a full frame, the largest first; `detector` has the same recipe.
 
-    The crops have the very pixels that `MTCNN(...)(frame.resize(...), save_path=...)` writes,
-    unless they are aligned.
-
-    Args:
-        detector: from `load_detector`, with the same recipe.
-        image: full frame.
-        recipe: how to shrink and cut.
-    Returns:
-        The faces; none is an empty list.
+    The crops have the very pixels that `MTCNN(...)(frame.resize(...), save_path=...)` writes.
     """
     small = shrink(image, recipe)
     return cut_at(small, find_faces(detector, small), recipe, image.size)
@@ -212,15 +193,14 @@ def find_faces(detector: MTCNN, small: Image.Image) -> list[Place]:
     """
     if min(small.size) < detector.min_face_size:
         return []  # no face fits, and the detector fails on an empty pyramid
-    boxes, probabilities, landmarks = detector.detect(small, landmarks=True)
+    boxes, probabilities = detector.detect(small)
     if boxes is None:
         return []
     boxes = np.asarray(boxes, dtype=float)  # (n, 4)
-    landmarks = np.asarray(landmarks, dtype=float)  # (n, 5, 2)
     inside = np.minimum(boxes[:, 2:], small.size) - np.maximum(boxes[:, :2], 0)
     return [
-        Place(tuple(box.tolist()), float(probability), tuple(map(tuple, points.tolist())))
-        for box, probability, points, visible in zip(boxes, probabilities, landmarks, inside)
+        (tuple(box.tolist()), float(probability))
+        for box, probability, visible in zip(boxes, probabilities, inside)
         if visible.min() >= 1
     ]
 
@@ -228,89 +208,44 @@ def find_faces(detector: MTCNN, small: Image.Image) -> list[Place]:
 def cut_at(
     small: Image.Image, places: Sequence[Place], recipe: CropRecipe, full: tuple[int, int]
 ) -> list[Face]:
-    """Cut faces whose places are known.
+    """Cut the faces at known places out of a shrunk frame.
 
     Args:
         small: the shrunk frame.
         places: of `find_faces`, for this frame or for one of the same size.
         recipe: how to cut.
         full: size (width, height) of the full frame, for the boxes.
-    Returns:
-        A face for each place.
     """
-    ratio = np.tile(np.divide(full, small.size), 2)
-    cut = _aligned if recipe.align else _squeezed
-    return [
-        Face(
-            tuple((np.array(place.box) * ratio).tolist()),
-            place.probability,
-            cut(small, place, recipe),
-        )
-        for place in places
-    ]
-
-
-def _squeezed(small: Image.Image, place: Place, recipe: CropRecipe) -> Image.Image:
     from facenet_pytorch.models.utils.detect_face import extract_face
 
-    face = extract_face(small, place.box, recipe.image_size, recipe.margin)  # (3, S, S), 0..255
-    return Image.fromarray(face.permute(1, 2, 0).byte().numpy())
+    ratio, faces = np.tile(np.divide(full, small.size), 2), []
+    for box, probability in places:
+        pixels = extract_face(small, box, recipe.image_size, recipe.margin)  # (3, S, S), 0..255
+        crop = Image.fromarray(pixels.permute(1, 2, 0).byte().numpy())
+        faces.append(Face(tuple((np.array(box) * ratio).tolist()), probability, crop))
+    return faces
 
 
-def _aligned(small: Image.Image, place: Place, recipe: CropRecipe) -> Image.Image:
-    """Move the landmarks to where ArcFace has them, by the best turn, size and shift."""
-    points = np.array(place.landmarks)  # (5, 2)
-    middle = (recipe.image_size - 1) / 2
-    goal = middle + ARCFACE * (recipe.image_size - recipe.margin)
-    # Least squares for (a, b, tx, ty) in x' = a x - b y + tx, y' = b x + a y + ty.
-    x, y, one, zero = points[:, 0], points[:, 1], np.ones(5), np.zeros(5)
-    rows = np.concatenate([np.stack([x, -y, one, zero], 1), np.stack([y, x, zero, one], 1)])
-    a, b, tx, ty = np.linalg.lstsq(rows, goal.T.ravel(), rcond=None)[0]
-    pixels = cv2.warpAffine(
-        np.asarray(small),
-        np.array([[a, -b, tx], [b, a, ty]]),
-        (recipe.image_size, recipe.image_size),
-        flags=cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
-    return Image.fromarray(pixels)
+def face_side(box: Any, frame_size: tuple[Any, Any], recipe: CropRecipe) -> Any:
+    """Shorter side of a face in pixels of the shrunk frame that it was cut from.
 
-
-def read_recipe(folders: Iterable[str | Path]) -> CropRecipe:
-    """The recipe that the crops of these folders were cut by, as 00 recorded it beside them.
-
-    A folder without a record is taken to follow the main data set's recipe, the default.
-
-    Raises:
-        ValueError: a record is damaged, or two folders were cut in different ways.
+    Args:
+        box: (x1, y1, x2, y2) in pixels of the full frame, or many of them, shape (n, 4); then a
+            side for each is returned, shape (n,).
+        frame_size: width and height of the full frame in pixels, or of each box's, shapes (n,).
+        recipe: how it was cut.
     """
-    recipes: dict[CropRecipe, Path] = {}
-    for folder in map(Path, folders):
-        path = folder / "recipe.json"
-        values = read_any_json(path) if path.is_file() else {}
-        try:
-            recipes.setdefault(CropRecipe.from_dict(values), folder)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path} is no crop recipe: {error}") from error
-    if len(recipes) > 1:
-        one, other = list(recipes.values())[:2]
-        raise ValueError(
-            f"the crops in {one} and in {other} were cut in different ways, and a model can be "
-            "shown only one: cut both with the same parameters of 00_extract_faces"
-        )
-    return next(iter(recipes), CropRecipe())
+    x1, y1, x2, y2 = np.moveaxis(np.asarray(box, dtype=float), -1, 0)
+    width, height = np.asarray(frame_size, dtype=float)
+    shrunk = np.vectorize(lambda *size: recipe.shrunk(*size)[0], otypes=[float])(width, height)
+    return np.minimum(x2 - x1, y2 - y1) * shrunk / width
 
 
-#: A face is near a track within so many sides of the face, and of its size within such a factor.
-REACH, GROWTH = 2.0, 2.0
-#: Two looks of one person correlate by USUAL from frame to frame (0.66 to 0.94 in real videos), of
-#: two people by 0.1 to 0.6. A near face that falls short of the usual of its track by FALL is
-#: another person; one that is ALIKE is the same wherever it is (as after a cut).
-USUAL, FALL, ALIKE = 0.75, 0.4, 0.7
-#: How much of the cost is the distance to where the track was going, not to where it was.
-AHEAD = 0.7
-#: Cost of having been out of sight.
-AWAY = 0.2
+def focus(crop: Image.Image) -> float:
+    """Edges over contrast of a face at 64 x 64 pixels; light and contrast do not change it."""
+    full = cv2.cvtColor(np.asarray(crop), cv2.COLOR_RGB2GRAY)
+    grey = cv2.resize(full.astype(np.float32), (64, 64), interpolation=cv2.INTER_AREA)
+    return float(cv2.Laplacian(grey, cv2.CV_32F).std() / max(float(grey.std()), 1.0))
 
 
 def look(crop: Image.Image) -> np.ndarray:
@@ -332,18 +267,17 @@ class _Track:
     place: np.ndarray
     frame: int
     step: np.ndarray  # the way of its centre from one frame to the next
-    look: np.ndarray | None
+    look: np.ndarray
     usual: float = USUAL
 
-    def see(self, place: np.ndarray, frame: int, look: np.ndarray | None) -> None:
+    def see(self, place: np.ndarray, frame: int, look: np.ndarray) -> None:
         self.step = (place - self.place)[:2] / (frame - self.frame)
         self.place, self.frame = place, frame
-        if look is not None and self.look is not None:
-            self.usual += (float(look @ self.look) - self.usual) / 4
-            mixed = self.look + look
-            self.look = mixed / max(float(np.linalg.norm(mixed)), 1e-6)
+        self.usual += (float(look @ self.look) - self.usual) / 4
+        mixed = self.look + look
+        self.look = mixed / max(float(np.linalg.norm(mixed)), 1e-6)
 
-    def cost(self, place: np.ndarray, frame: int, look: np.ndarray | None) -> float:
+    def cost(self, place: np.ndarray, frame: int, look: np.ndarray) -> float:
         """How badly a face fits; infinite if it cannot be the same person."""
         side = (place[2] + self.place[2]) / 2
         gone = float(np.hypot(*(place - self.place)[:2])) / side
@@ -352,12 +286,10 @@ class _Track:
         missed = float(np.hypot(*(place[:2] - self.place[:2] - step))) / side
         near = min(gone, missed) <= REACH
         near &= 1 / GROWTH <= place[2] / self.place[2] <= GROWTH
-        # Of two that fit alike, the one who was there a frame ago.
-        cost = AHEAD * missed + (1 - AHEAD) * gone + AWAY * (frame > self.frame + 1)
-        if look is None or self.look is None:
-            return cost if near else np.inf
         alike = float(look @ self.look)
         if near and alike >= min(self.usual - FALL, ALIKE):
+            # Of two that fit alike, the one who was there a frame ago.
+            cost = AHEAD * missed + (1 - AHEAD) * gone + AWAY * (frame > self.frame + 1)
             return cost + 1 - alike
         return 3 * REACH + 1 - alike if alike >= ALIKE else np.inf  # near ones go first
 
@@ -365,54 +297,37 @@ class _Track:
 class Linker:
     """Numbers the people of a video frame by frame; keeps no more than where each was last.
 
-    Faces and tracks are paired such that most are paired and the sum of the distances (of the
-    centres over the mean side, to where the track was and was going) is smallest. A pair needs a
-    distance of at most REACH sides and sides that differ by at most a factor of GROWTH; a face
-    without one starts a track. A track that is out of sight keeps its place. People who cross each
-    other are told apart by their motion, with looks also by what they look like; then a person is
-    found again far away too, as after a cut.
+    Most faces are paired with tracks, at the smallest sum of costs: the distance of the centres
+    over the mean side (to where the track was and was going) and how little they look alike. A pair
+    needs a distance of at most REACH, sides that differ by at most a factor of GROWTH and looks
+    that are not another's; or looks that are ALIKE, wherever the face is, as after a cut. A face
+    without a pair starts a track. A track that is out of sight keeps its place.
     """
 
     def __init__(self) -> None:
         self.tracks: list[_Track] = []
         self.frame = -1
 
-    def link(self, boxes: Sequence[Box], looks: Sequence[np.ndarray] | None = None) -> list[int]:
-        """Track numbers, from 1 in order of appearance, of the faces of the next frame.
-
-        Args:
-            boxes: (x1, y1, x2, y2) in pixels.
-            looks: of `look`, one a box; given for every frame of a video or for none.
-        """
+    def link(self, boxes: Sequence[Box], looks: Sequence[np.ndarray]) -> list[int]:
+        """Track numbers, from 1 in order of appearance, of the next frame's faces and `look`s."""
         self.frame += 1
-        tracks, seen = self.tracks, looks if looks is not None else [None] * len(boxes)
         places = [
             np.array([(x1 + x2) / 2, (y1 + y2) / 2, max((x2 - x1 + y2 - y1) / 2, 1e-6)])
             for x1, y1, x2, y2 in boxes
         ]
+        tracks = self.tracks
         costs = np.array(
-            [[t.cost(place, self.frame, s) for t in tracks] for place, s in zip(places, seen)]
+            [[t.cost(place, self.frame, s) for t in tracks] for place, s in zip(places, looks)]
         ).reshape(len(boxes), len(tracks))
-        numbers: dict[int, int] = {}
         # A forbidden pair costs more than all others together, so it is taken last of all.
-        for i, j in zip(*linear_sum_assignment(np.where(np.isfinite(costs), costs, 1e6))):
-            if np.isfinite(costs[i, j]):
-                numbers[int(i)] = int(j)
-                tracks[j].see(places[i], self.frame, seen[i])
-        for i, place in enumerate(places):
-            if i not in numbers:
-                numbers[i] = len(tracks)
-                tracks.append(_Track(place, self.frame, np.zeros(2), seen[i]))
-        return [numbers[i] + 1 for i in range(len(boxes))]
-
-
-def link_tracks(frames: Iterable[Sequence[Box]]) -> list[list[int]]:
-    """Number the people of a video by their places: the faces of one person get the same track.
-
-    Args:
-        frames: for each sampled frame in order, its boxes (x1, y1, x2, y2) in pixels.
-    Returns:
-        Track numbers from 1 in order of appearance, in the shape of `frames`; see `Linker`.
-    """
-    linker = Linker()
-    return [linker.link(boxes) for boxes in frames]
+        pairs = dict(zip(*linear_sum_assignment(np.where(np.isfinite(costs), costs, 1e6))))
+        numbers = []
+        for i, (place, seen) in enumerate(zip(places, looks)):
+            number = pairs.get(i)
+            if number is not None and np.isfinite(costs[i, number]):
+                tracks[number].see(place, self.frame, seen)
+            else:
+                number = len(tracks)
+                tracks.append(_Track(place, self.frame, np.zeros(2), seen))
+            numbers.append(int(number) + 1)
+        return numbers

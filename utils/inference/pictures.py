@@ -1,26 +1,153 @@
-"""Answers as pictures and files: timelines, contact sheets, annotated copies."""
+"""Answers as pictures: timelines, contact sheets, annotated copies."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path, PurePath
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from utils.evaluation.explanation import can_explain, heat_maps, overlay
-from utils.faces.media import Frame, is_image, open_media, probe, write_video
-from utils.inference.answers import Answer, Judge, answer_tables, recut, submission
-from utils.report.figures import COLORS, MUTED, SHOWN, plot_people, plot_timeline, save_figure
-from utils.run.artifacts import atomic_path, write_table
+from utils.faces.media import Frame, is_image, open_media, probe, read_image, write_video
+from utils.inference.answers import short_names
+from utils.inference.judging import Answer, Judge, recut
+from utils.report.figures import COLORS, MUTED, SHOWN, plot_image_grid, plot_people, plot_timeline
+from utils.run.artifacts import atomic_path
 
 #: Crops a person on a contact sheet, spread over its time.
 CROPS = 6
+#: Longest side of an annotated video or picture, in pixels; a larger one is shrunk.
+LONGEST = 1280
+#: A person who is not seen for more than so many sampling steps is gone in between.
+MAX_GAP = 2.5
+#: Rates that players like; a file of no or of an absurd rate gets the nearer end.
+RATES = (1.0, 60.0)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What answers look like.
+
+    Attributes:
+        judge: that gave them.
+        answers: of `judge_files`.
+        frames_per_video: as when they were judged.
+    """
+
+    judge: Judge
+    answers: Sequence[Answer]
+    frames_per_video: int
+
+    def choose(self, n: int) -> dict[str, Answer]:
+        """`n` files in which faces were found, of the highest and the lowest score in turn.
+
+        Args:
+            n: -1 for all.
+        Returns:
+            A name for files to its answer.
+        """
+        names = file_names(short_names([answer.input for answer in self.answers]))
+        judged = [
+            (name, answer)
+            for name, answer in zip(names, self.answers, strict=True)
+            if len(answer.faces) and not answer.cropped
+        ]
+        judged.sort(key=lambda item: -item[1].score)
+        if n < 0:
+            return dict(judged)
+        high, low = judged[: -(-n // 2)], judged[-(-n // 2) :][::-1][: n // 2]
+        return dict(item for pair in zip_longest(high, low) for item in pair if item is not None)
+
+    def crops(self, *, n: int = 24) -> Iterator[tuple[str, Figure | None]]:
+        """Up to `n` face crops with their answers, by score; yields "faces" and the figure."""
+        judged = [answer for answer in self.answers if answer.cropped and len(answer.faces)]
+        judged = sorted(judged, key=lambda answer: answer.score)[:n]
+        if not judged:
+            yield "faces", None
+            return
+        figure = plot_image_grid(
+            [read_image(answer.input) for answer in judged],
+            [f"{answer.decision} {answer.score:.2f}" for answer in judged],
+            columns=8,
+            colors=[COLORS.get(answer.decision, MUTED) for answer in judged],
+        )
+        yield "faces", figure
+
+    def timelines(self, *, n: int) -> Iterator[tuple[str, Figure]]:
+        """Score over time, a line a person, with crops at the peaks; of what has several frames.
+
+        Args:
+            n: of `choose`.
+        Yields:
+            `<name>.timeline` and its figure.
+        """
+        for name, answer in self.choose(n).items():
+            if answer.faces["frame"].nunique() < 2:
+                continue
+            people = _leading(answer)
+            peaks = peak_rows(answer.faces, people, n=max(1, SHOWN // len(people)))
+            positions = [position for rows in peaks for position in rows][:SHOWN]
+            faces = answer.faces.iloc[positions]
+            crops = recut(self.judge, answer, faces, frames_per_video=self.frames_per_video)
+            ax = plot_timeline(
+                answer.faces,
+                answer.people,
+                threshold=self.judge.decision.threshold,
+                band=self.judge.decision.band,
+                title=name,
+                peaks=list(zip(positions, crops, strict=True)),
+            )
+            yield f"{name}.timeline", ax.figure  # type: ignore[misc]
+
+    def people(self, *, n: int, n_maps: int) -> Iterator[tuple[str, Figure]]:
+        """Contact sheets, a row of crops a person.
+
+        Args:
+            n: of `choose`.
+            n_maps: how many of them show heat maps, if captum is installed.
+        Yields:
+            `<name>.people` and its figure.
+        """
+        for number, (name, answer) in enumerate(self.choose(n).items()):
+            people = _leading(answer)
+            peaks = peak_rows(answer.faces, people, n=CROPS)
+            faces = answer.faces.iloc[[position for rows in peaks for position in rows]]
+            found = recut(self.judge, answer, faces, frames_per_video=self.frames_per_video)
+            pictures = iter(zip(found, faces.itertuples(), strict=True))
+            rows = []
+            for person in people.itertuples():
+                seen = [next(pictures) for _ in peaks[person.track]]
+                note = f" ({person.note})" if person.note else ""
+                said = f"{person.decision}, P(FAKE) {person.score:.2f}{note}"
+                captions = [f"{face.time_s:.1f} s: {face.score:.2f}" for _, face in seen]
+                crops = [crop for crop, _ in seen]
+                rows.append((f"Person {person.track}: {said}", person.decision, crops, captions))
+            maps: list[list[np.ndarray]] = []
+            if number < n_maps and can_explain():
+                heat = heat_maps(self.judge.scorer, found, progress=False)
+                limit = float(np.abs(heat).max()) or 1.0
+                drawn = iter([overlay(c, h, limit=limit) for c, h in zip(found, heat, strict=True)])
+                maps = [[next(drawn) for _ in crops] for _, _, crops, _ in rows]
+            yield f"{name}.people", plot_people(rows, maps=maps, title=name)
+
+    def annotate(self, folder: Path, *, n: int) -> list[Path]:
+        """Write annotated copies: `<name>.mp4` of videos and animations, `<name>.png` of pictures.
+
+        Raises:
+            ValueError: a file cannot be read.
+        """
+        made = []
+        for name, answer in self.choose(n).items():
+            still = is_image(answer.input) and answer.faces["frame"].nunique() <= 1
+            write, suffix = (annotate_image, ".png") if still else (annotate_video, ".mp4")
+            made.append(write(answer, folder / f"{name}{suffix}"))
+        return made
 
 
 def file_names(names: Sequence[str]) -> list[str]:
@@ -39,13 +166,10 @@ def file_names(names: Sequence[str]) -> list[str]:
     return result
 
 
-def extremes(answers: Sequence[Answer], *, n: int) -> list[Answer]:
-    """`n` answers, those of the highest and of the lowest score in turn; -1: all, highest first."""
-    ordered = sorted(answers, key=lambda answer: -answer.score)
-    if n < 0:
-        return ordered
-    high, low = ordered[: -(-n // 2)], ordered[-(-n // 2) :][::-1][: n // 2]
-    return [answer for pair in zip_longest(high, low) for answer in pair if answer is not None]
+def _leading(answer: Answer) -> pd.DataFrame:
+    """The people who are shown: those who decide first, then by score, SHOWN at most."""
+    order = answer.people.sort_values(["decides", "score"], ascending=False)
+    return order.head(SHOWN).sort_values("track")
 
 
 def peak_rows(faces: pd.DataFrame, people: pd.DataFrame, *, n: int) -> pd.Series:
@@ -62,113 +186,6 @@ def peak_rows(faces: pd.DataFrame, people: pd.DataFrame, *, n: int) -> pd.Series
         best = [part[seen["score"].to_numpy()[part].argmax()] for part in parts]
         chosen[track] = seen["position"].to_numpy()[best].tolist()
     return pd.Series(chosen, dtype=object)
-
-
-def show_timeline(
-    judge: Judge, answer: Answer, *, title: str, frames_per_video: int
-) -> Figure | None:
-    """Score over time, a line a person, with the crops at the peaks; None without faces."""
-    people = _leading(answer)
-    if people.empty:
-        return None
-    peaks = peak_rows(answer.faces, people, n=max(1, SHOWN // len(people)))
-    positions = [position for rows in peaks for position in rows][:SHOWN]
-    crops = recut(judge, answer, answer.faces.iloc[positions], frames_per_video=frames_per_video)
-    threshold = judge.decision["threshold"]
-    band = judge.decision.get("abstention") or {"low": threshold, "high": threshold}
-    ax = plot_timeline(
-        answer.faces,
-        answer.people,
-        threshold=threshold,
-        band=(band["low"], band["high"]),
-        title=title,
-        peaks=list(zip(positions, crops, strict=True)),
-    )
-    return ax.figure  # type: ignore[return-value]
-
-
-def show_people(
-    judge: Judge,
-    answer: Answer,
-    *,
-    title: str,
-    frames_per_video: int,
-    with_maps: bool = False,
-    cropped: bool = False,
-) -> Figure | None:
-    """Contact sheet: a row of crops a person, with heat maps if wanted; None without faces."""
-    people = _leading(answer)
-    if people.empty:
-        return None
-    peaks = peak_rows(answer.faces, people, n=CROPS)
-    positions = [position for rows in peaks for position in rows]
-    faces = answer.faces.iloc[positions]
-    found = recut(judge, answer, faces, frames_per_video=frames_per_video, cropped=cropped)
-    pictures = iter(zip(found, faces.itertuples(), strict=True))
-    rows = []
-    for person in people.itertuples():
-        crops, captions = [], []
-        for crop, face in (next(pictures) for _ in peaks[person.track]):
-            crops.append(crop)
-            captions.append(f"{face.time_s:.1f} s: {face.score:.2f}")
-        note = f" ({person.note})" if person.note else ""
-        heading = f"Person {person.track}: {person.decision}, P(FAKE) {person.score:.2f}{note}"
-        rows.append((heading, person.decision, crops, captions))
-    maps: list[list[np.ndarray]] = []
-    if with_maps:
-        heat = heat_maps(judge.model, found, judge.transform, device=judge.device, progress=False)
-        limit = float(np.abs(heat).max()) or 1.0
-        drawn = iter([overlay(c, h, limit=limit) for c, h in zip(found, heat, strict=True)])
-        maps = [[next(drawn) for _ in crops] for _, _, crops, _ in rows]
-    return plot_people(rows, maps=maps, title=title)
-
-
-def _leading(answer: Answer) -> pd.DataFrame:
-    """The people who are shown: those who decide first, then by score, SHOWN at most."""
-    order = answer.people.sort_values(["decides", "score"], ascending=False)
-    return order.head(SHOWN).sort_values("track")
-
-
-def annotate(answer: Answer, folder: Path, name: str) -> Path:
-    """Write an annotated copy: `<name>.mp4` of a video or an animation, `<name>.png` of a picture.
-
-    Raises:
-        ValueError: the file cannot be read.
-    """
-    still = is_image(answer.input) and answer.faces["frame"].nunique() <= 1
-    if still:
-        return annotate_image(answer, folder / f"{name}.png")
-    return annotate_video(answer, folder / f"{name}.mp4")
-
-
-def write_answers(
-    judge: Judge, answers: Sequence[Answer], output: Path, *, frames_per_video: int
-) -> None:
-    """Write the tables, and for each judged file a contact sheet, an annotated copy, a timeline."""
-    faces, verdicts = answer_tables(answers)
-    write_table(faces, output, "inference.csv")
-    write_table(verdicts, output, "verdicts.csv")
-    write_table(submission(verdicts), output, "submission.csv")
-    folder, n = output / "annotated", frames_per_video
-    for answer, title, name in zip(answers, verdicts["input"], file_names(verdicts["input"])):
-        if answer.faces.empty:
-            continue
-        if answer.faces["frame"].nunique() > 1:
-            show_timeline(judge, answer, title=title, frames_per_video=n)
-            save_figure(folder / f"{name}.timeline.png")
-        maps = can_explain()
-        show_people(judge, answer, title=title, frames_per_video=n, with_maps=maps)
-        save_figure(folder / f"{name}.people.png")
-        plt.close("all")
-        annotate(answer, folder, name)
-
-
-#: Longest side of an annotated video or picture, in pixels; a larger one is shrunk.
-LONGEST = 1280
-#: A person who is not seen for more than so many sampling steps is gone in between.
-MAX_GAP = 2.5
-#: Rates that players like; a file of no or of an absurd rate gets the nearer end.
-RATES = (1.0, 60.0)
 
 
 def boxes_between(faces: pd.DataFrame, *, step: float) -> dict[int, pd.DataFrame]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 import shutil
@@ -14,31 +15,17 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.data import resolve_model_data_config
 from timm.models import load_state_dict, save_for_hf
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from utils.run.artifacts import CLASSES, _missing
-from utils.run.machine import input_roots
-
-
-def find_model_folder(output: str | Path) -> Path:
-    """Find the model folder: of OUTPUT, else an attached one, evaluated ones first.
-
-    Attached it may be an output that holds `model/`, or the folder itself as a data set or model.
-
-    Raises:
-        FileNotFoundError: it is nowhere; says which notebook writes it and how to attach it.
-    """
-    attached = [folder for root in input_roots() for folder in (root / "model", root)]
-    attached.sort(key=lambda folder: not (folder / "decision.json").is_file())
-    for folder in [Path(output) / "model", *attached]:
-        if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
-            return folder
-    raise _missing("model/config.json", Path(output))
-
+from utils.run.artifacts import CLASSES, find_artifact
+from utils.run.machine import input_roots, output_folder
 
 #: Key of config.json under which this project keeps what timm has no field for.
 EXTRA = "deepfake_detection"
+#: What makes a folder a model folder.
+FILES = ("config.json", "model.safetensors")
 
 
 def build_model(
@@ -188,6 +175,37 @@ def save_model(
     return folder
 
 
+def find_model(model: str | Path = "", output: str | Path = "") -> Path:
+    """Find a model folder: the one that is named, else that of OUTPUT, else an attached one.
+
+    A folder may hold `model/` or be it, also as a data set or a model of Kaggle. Of attached ones
+    those that were evaluated come first.
+
+    Args:
+        model: a model folder or an output that holds one; "" looks for one.
+        output: OUTPUT; "" is its default.
+    Raises:
+        FileNotFoundError: there is none; says which notebook writes it and how to attach it.
+    """
+    if model:
+        return _inside(Path(model))
+    output = Path(output or output_folder())
+    attached = sorted(
+        (_inside(root) for root in input_roots()),
+        key=lambda folder: not (folder / "decision.json").is_file(),
+    )
+    for folder in (output / "model", *attached):
+        if all((folder / name).is_file() for name in FILES):
+            return folder
+    return find_artifact("model/config.json", output) / "model"  # says what is missing
+
+
+def _inside(folder: Path) -> Path:
+    """`folder / "model"` where that is the model and `folder` is not."""
+    inner = folder / "model"
+    return inner if (inner / FILES[0]).is_file() and not (folder / FILES[0]).is_file() else folder
+
+
 def load_model(folder: str | Path) -> tuple[torch.nn.Module, dict[str, Any]]:
     """Load a model folder for inference. Only safetensors are read, nothing is unpickled.
 
@@ -199,7 +217,7 @@ def load_model(folder: str | Path) -> tuple[torch.nn.Module, dict[str, Any]]:
         ValueError: the folder is no deepfake model of two classes, or its weights are damaged.
     """
     folder = Path(folder)
-    for name in ("config.json", "model.safetensors"):
+    for name in FILES:
         if not (folder / name).is_file():
             raise FileNotFoundError(
                 f"{folder / name} is missing; 03_train writes the model folder: run it, or on "
@@ -263,13 +281,16 @@ def _in_words(value: Any) -> str:
     return str(value).replace("|", "\\|")
 
 
-def fold_batch_norms(model: torch.nn.Module) -> torch.nn.Module:
-    """Put each batch norm into the convolution before it, in place: the same scores, sooner.
+def fold_batch_norms(network: torch.nn.Module) -> torch.nn.Module:
+    """A copy whose batch norms are put into the convolutions before them: the same logits, sooner.
 
-    Only where the one directly follows the other, as in all EfficientNets. What a norm of timm
-    does besides (its activation) stays.
+    Before is what was registered before, which in EfficientNets is what the data passes before.
+    Where it is not, the logits of the copy differ, and the network itself is given back.
     """
-    for parent in list(model.modules()):
+    if not any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules()):
+        return network
+    folded = copy.deepcopy(network)
+    for parent in list(folded.modules()):
         before: torch.nn.Module | None = None
         for name, child in list(parent.named_children()):
             if isinstance(child, torch.nn.Identity):
@@ -284,16 +305,21 @@ def fold_batch_norms(model: torch.nn.Module) -> torch.nn.Module:
                 before.weight, before.bias = fuse_conv_bn_weights(
                     before.weight, before.bias, mean, variance, child.eps, child.weight, child.bias
                 )
+                # What a norm of timm does besides, its activation, stays.
                 parent.add_module(name, getattr(child, "act", torch.nn.Identity()))
             before = child
-    return model.eval()
+    size = resolve_model_data_config(network)["input_size"]
+    images = 2 * torch.rand(2, *size, generator=torch.Generator().manual_seed(0)) - 1
+    with torch.inference_mode():
+        same = torch.allclose(folded(images), network(images), rtol=1e-4, atol=1e-4)
+    return folded if same else network
 
 
 def keep_model(folder: str | Path, output: str | Path) -> Path:
     """Copy an attached model folder to OUTPUT, where its decision can be written beside it.
 
     Args:
-        folder: of `find_model_folder`.
+        folder: of `find_model`.
         output: OUTPUT.
     Returns:
         `output / "model"`.

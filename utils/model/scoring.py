@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
-import copy
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import timm
 import torch
 from PIL import Image
+from timm.data import resolve_model_data_config
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
-from utils.faces.media import load_valid_crop
-from utils.model.network import fold_batch_norms
+from utils.faces.media import load_crop
+from utils.model.network import fold_batch_norms, load_model
+from utils.run.machine import default_workers
 
 Transform = Callable[[Image.Image], torch.Tensor]
+#: How Accelerate calls number formats.
+PRECISIONS = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+
+
+def mixed_precision(device: torch.device, wanted: str = "auto") -> str:
+    """What to compute in: "bf16", "fp16" (with a gradient scaler) or "no" (float32).
+
+    Args:
+        device: of `get_device`.
+        wanted: "float32", "bfloat16", "float16", or "auto": on a GPU bfloat16 where it has that in
+            hardware, else float16; elsewhere float32.
+    """
+    if wanted != "auto":
+        return PRECISIONS[wanted]
+    if device.type != "cuda":
+        return "no"
+    # is_bf16_supported() also says yes to emulation, as on a T4; the capability does not.
+    return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
 
 
 def eval_transform(*, image_size: int, mean: Sequence[float], std: Sequence[float]) -> Transform:
@@ -34,6 +53,14 @@ def eval_transform(*, image_size: int, mean: Sequence[float], std: Sequence[floa
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(list(mean), list(std)),
         ]
+    )
+
+
+def model_transform(network: torch.nn.Module) -> Transform:
+    """The eval transform that a network carries."""
+    config = resolve_model_data_config(network)
+    return eval_transform(
+        image_size=config["input_size"][-1], mean=config["mean"], std=config["std"]
     )
 
 
@@ -69,144 +96,110 @@ def _per_row(
     return (1 / (255 * deviation)).to(device), offset.to(device)
 
 
-def model_transform(model: torch.nn.Module) -> Transform:
-    """The eval transform that the model carries."""
-    config = timm.data.resolve_model_data_config(model)
-    return eval_transform(
-        image_size=config["input_size"][-1], mean=config["mean"], std=config["std"]
-    )
+class Scorer:
+    """A network that says how FAKE crops look: log P(FAKE) - log P(REAL), before calibration.
+
+    Its batch norms are folded. A CPU computes in float32, a GPU in what it computes fastest.
+
+    Attributes:
+        network: two logits, REAL and FAKE; in eval mode, on `device`.
+        transform: its eval transform.
+        device: of `get_device`.
+        facts: what its folder tells, as handed to `save_model`.
+        folder: where it was loaded from.
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        *,
+        device: torch.device,
+        facts: Mapping[str, Any] | None = None,
+        folder: str | Path = "",
+    ) -> None:
+        self.transform = model_transform(network)
+        folded = fold_batch_norms(network.cpu().eval())
+        self.network = folded.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.device, self.facts, self.folder = device, dict(facts or {}), Path(folder)
+
+    def margin(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits of FAKE, (B,), of images (B, 3, S, S) on the device: float32, with gradients."""
+        logits = self.network(images)
+        return logits[:, 1] - logits[:, 0]
+
+    @torch.inference_mode()
+    def score_batches(
+        self, batches: Iterable[torch.Tensor], *, progress: bool = True
+    ) -> np.ndarray:
+        """Logits of FAKE, float64 (n,), of batches (B, 3, S, S), in their order."""
+        precision = mixed_precision(self.device)
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float16
+        logits = [torch.empty(0, 2)]
+        for images in tqdm(batches, desc="score", unit="batch", disable=not progress):
+            with torch.autocast(self.device.type, dtype=dtype, enabled=precision != "no"):
+                images = images.to(
+                    self.device, memory_format=torch.channels_last, non_blocking=True
+                )
+                logits.append(self.network(images).float().cpu())
+        pairs = torch.cat(logits).numpy().astype(np.float64)  # (n, 2)
+        return pairs[:, 1] - pairs[:, 0]
+
+    def score_crops(self, crops: Sequence[Image.Image], *, batch_size: int = 32) -> np.ndarray:
+        """Logits of FAKE, (n,), of crops in memory."""
+        images = [self.transform(crop) for crop in crops]
+        starts = range(0, len(images), batch_size)
+        batches = (torch.stack(images[start : start + batch_size]) for start in starts)
+        return self.score_batches(batches, progress=False)
+
+    def score_paths(
+        self, paths: Sequence[str], *, batch_size: int = 64, num_workers: int = -1
+    ) -> np.ndarray:
+        """Logits of FAKE, (n,), of crops on disk.
+
+        Args:
+            paths: of the crops.
+            batch_size: crops at once.
+            num_workers: loader processes; 0 loads in this one, -1 chooses.
+        Raises:
+            ValueError: a crop cannot be read, or batch_size is below 1.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size {batch_size} is not at least 1")
+        crops = _Crops(paths, self.transform)
+        return self.score_data(crops, batch_size=batch_size, num_workers=num_workers)
+
+    def score_data(
+        self, data: Dataset, *, batch_size: int | None, num_workers: int = -1
+    ) -> np.ndarray:
+        """Logits of FAKE, (n,), to the six digits that predictions.csv keeps.
+
+        Args:
+            data: of images (3, S, S), or with `batch_size` None of batches of them.
+            num_workers: of `score_paths`.
+        """
+        loader = DataLoader(
+            data,
+            batch_size=batch_size,
+            num_workers=default_workers(self.device) if num_workers < 0 else num_workers,
+            pin_memory=torch.cuda.is_available(),
+        )
+        return self.score_batches(loader).round(6)
 
 
-class CropDataset(Dataset):
-    """Crops with labels; an item is (image tensor, target, row)."""
+class _Crops(Dataset):
+    """An item is the image tensor (3, S, S) of a crop."""
 
-    def __init__(self, paths: Sequence[str], y_true: Sequence[int], transform: Transform) -> None:
-        self.paths = list(paths)
-        self.y_true = np.asarray(y_true, dtype=np.int64)
-        self.transform = transform
+    def __init__(self, paths: Sequence[str], transform: Transform) -> None:
+        self.paths, self.transform = list(paths), transform
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, row: int) -> tuple[torch.Tensor, int, int]:
-        return self.transform(load_valid_crop(self.paths[row])), int(self.y_true[row]), row
+    def __getitem__(self, row: int) -> torch.Tensor:
+        return self.transform(load_crop(self.paths[row]))
 
 
-def make_loader(
-    paths: Sequence[str],
-    y_true: Sequence[int],
-    transform: Transform,
-    *,
-    batch_size: int,
-    num_workers: int = 0,
-) -> DataLoader:
-    """Batches of (images (B, 3, H, W) float32, targets (B,) int64, rows (B,) int64), in order.
-
-    For crops that are looked at once; training decodes them once for all epochs (`store`).
-
-    Args:
-        paths: crops, in the order of the index.
-        y_true: labels, 1 = FAKE.
-        transform: of `eval_transform`.
-        batch_size: crops a batch; the last one may be smaller.
-        num_workers: loader processes; 0 loads in this one.
-    """
-    if batch_size < 1:
-        raise ValueError(f"batch_size {batch_size} is not at least 1")
-    return DataLoader(
-        CropDataset(paths, y_true, transform),
-        batch_size=batch_size,
-        num_workers=num_workers,
-        pin_memory=torch.cuda.is_available(),
-    )
-
-
-#: How Accelerate calls them.
-NAMES = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
-#: bfloat16 has to be this much faster on a CPU, so that noise does not choose between equals.
-MARGIN = 1.25
-
-
-def mixed_precision(device: torch.device, wanted: str = "auto") -> str:
-    """What to compute in: "bf16", "fp16" (with a gradient scaler) or "no" (float32).
-
-    Args:
-        device: of `get_device`.
-        wanted: "float32", "bfloat16", "float16", or "auto": on a GPU bfloat16 where it has that in
-            hardware, else float16; on a CPU bfloat16 where a short measurement finds it faster.
-    """
-    if wanted != "auto":
-        return NAMES[wanted]
-    if device.type == "cuda":
-        # is_bf16_supported() also says yes to emulation, as on a T4; the capability does not.
-        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
-    if device.type == "cpu" and _seconds("cpu", True) * MARGIN < _seconds("cpu", False):
-        return "bf16"
-    return "no"
-
-
-def _seconds(device: str, autocast: bool) -> float:
-    """The fastest of three forward and backward passes of what EfficientNets are made of."""
-    rng_state = torch.get_rng_state()
-    layers = torch.nn.Sequential(
-        torch.nn.Conv2d(24, 96, 1, bias=False),
-        torch.nn.Conv2d(96, 96, 3, padding=1, groups=96, bias=False),
-        torch.nn.SiLU(),
-        torch.nn.Conv2d(96, 24, 1, bias=False),
-    ).to(memory_format=torch.channels_last)
-    images = torch.randn(4, 24, 32, 32).to(memory_format=torch.channels_last)
-    torch.set_rng_state(rng_state)
-    best = float("inf")
-    for _ in range(4):  # the first one prepares kernels
-        start = time.perf_counter()
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=autocast):
-            loss = layers(images).float().square().mean()
-        loss.backward()
-        best = min(best, time.perf_counter() - start)
-    return best
-
-
-@torch.inference_mode()
-def predict_logits(
-    model: torch.nn.Module, loader: DataLoader, *, device: torch.device, progress: bool = True
-) -> np.ndarray:
-    """The logit of FAKE for every crop: log P(FAKE) - log P(REAL), before calibration.
-
-    On a CPU in float32: a score should not depend on what a measurement found faster. There, a copy
-    of the model computes, its batch norms folded, which is a quarter faster.
-
-    Args:
-        model: two logits, REAL and FAKE.
-        loader: of `make_loader`.
-        device: of `get_device`.
-    Returns:
-        shape (n,), in the order of the loader's rows.
-    """
-    if device.type == "cpu" and any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules()):
-        model = fold_batch_norms(copy.deepcopy(model))
-    model = model.to(device).to(memory_format=torch.channels_last).eval()
-    precision = "no" if device.type == "cpu" else mixed_precision(device)
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float16
-    logits = [torch.empty(0, 2)]
-    for images, _, _ in tqdm(loader, desc="score", unit="batch", disable=not progress):
-        with torch.autocast(device.type, dtype=dtype, enabled=precision != "no"):
-            images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
-            logits.append(model(images).float().cpu())
-    pairs = torch.cat(logits).numpy().astype(np.float64)  # (n, 2)
-    return pairs[:, 1] - pairs[:, 0]
-
-
-def score_paths(
-    model: torch.nn.Module,
-    transform: Transform,
-    paths: Sequence[str],
-    *,
-    device: torch.device,
-    batch_size: int,
-    num_workers: int,
-) -> np.ndarray:
-    """The logit of FAKE of each crop, shape (n,), to the six digits that predictions.csv keeps."""
-    loader = make_loader(
-        paths, [0] * len(paths), transform, batch_size=batch_size, num_workers=num_workers
-    )
-    return predict_logits(model, loader, device=device).round(6)
+def load_scorer(folder: str | Path, *, device: torch.device) -> Scorer:
+    """Load a model folder for inference. Raises as `load_model` does."""
+    network, facts = load_model(folder)
+    return Scorer(network, device=device, facts=facts, folder=folder)

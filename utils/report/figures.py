@@ -7,7 +7,7 @@ saves or seeds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
 
@@ -64,17 +65,29 @@ def use_theme() -> None:
     )
 
 
-def save_figure(path: Path, *, dpi: int = 150) -> Path:
-    """Save the current figure as a PNG, atomically."""
-    with atomic_path(path) as temporary:
-        plt.savefig(temporary, dpi=dpi, bbox_inches="tight")
-    return path
+def show_figures(
+    drawn: Iterable[tuple[str, Axes | Figure | None]], folder: Path, *, show: bool = True
+) -> None:
+    """Save figures as PNG files, each as a whole, and show them.
 
-
-def show_figure(path: Path) -> None:
-    """Save the current figure by `save_figure`, and show it."""
-    save_figure(path)
-    plt.show()
+    Args:
+        drawn: name of the file, without its suffix, and the figure; where that is None, the picture
+            of an earlier run is removed.
+        folder: where they go.
+        show: below the cell of a notebook; else they are only saved.
+    """
+    for name, picture in drawn:
+        path = folder / f"{name}.png"
+        if picture is None:
+            path.unlink(missing_ok=True)
+            continue
+        figure = picture if isinstance(picture, Figure) else picture.get_figure(root=True)
+        assert figure is not None
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, dpi=150, bbox_inches="tight")
+        if show:
+            plt.show()
+        plt.close(figure)
 
 
 def get_axes(ax: Axes | None, *, figsize: tuple[float, float] = (8, 4.2)) -> Axes:
@@ -516,4 +529,41 @@ def plot_people(
         figure.suptitle(plain(title), x=0.01, ha="left", fontsize=12.5, fontweight="bold")
     if maps:
         figure.supxlabel(HEAT_WORDS, x=0.01, ha="left", fontsize=9, color=MUTED)
+    return figure
+
+
+#: Axis labels of what should look alike in both classes.
+FEATURES = {
+    "brightness": "Mean brightness (0 black, 1 white)",
+    "sharpness": "Sharpness (log10 variance of the Laplacian)",
+    "width": "Width of the crop (pixels)",
+    "file_bytes": "Size of the file (bytes)",
+}
+
+
+def plot_looks(crops: pd.DataFrame) -> Figure:
+    """`plot_feature_by_class` of each column of FEATURES, two in a row."""
+    figure, axes = plt.subplots(2, 2, figsize=(10, 8.6), layout="constrained")
+    for ax, (column, label) in zip(axes.flat, FEATURES.items(), strict=True):
+        plot_feature_by_class(crops, column, label=label, ax=ax)
+    return figure
+
+
+def plot_detections(frame: Image.Image, faces: Sequence[Any]) -> Figure:
+    """A frame with the box of each face, and beside it the crops.
+
+    Args:
+        frame: the full frame.
+        faces: each with `box` (x1, y1, x2, y2) in its pixels, `probability` and `crop`.
+    """
+    n = max(1, len(faces))
+    figure, axes = plt.subplots(1, 1 + n, figsize=(10, 3.2), width_ratios=[1.8] + [1] * n)
+    draw_image(axes[0], frame, f"{frame.width} × {frame.height} pixels", None)
+    for ax, face in zip(axes[1:], faces):
+        x1, y1, x2, y2 = face.box
+        box = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color="#E69F00", lw=2)
+        axes[0].add_patch(box)
+        draw_image(ax, face.crop, f"P(face) {face.probability:.2f}", None)
+    for ax in axes[1 + len(faces) :]:
+        ax.set_axis_off()
     return figure

@@ -303,3 +303,9 @@ def _report(metrics: Mapping[str, Any], folder: Path, lines: Mapping[str, str]) 
         parts += [f"### {title}", words(lines.get(path.stem, f"{title_of(path.stem)}.")), link]
     parts += ["## Reproduce", _facts(metrics)]
     return "\n\n".join(parts) + "\n"
+
+
+def write_report(output: str | Path) -> Path:
+    """Write report.html and report.md; return the former. Raises as `build_report` does."""
+    build_markdown(output)
+    return build_report(output)

@@ -1,4 +1,4 @@
-"""The files that notebooks hand on: names, columns, validated and atomic reading and writing."""
+"""The files that notebooks hand on: names, columns, checked reading, atomic writing."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ARTIFACTS = {
     "faces/boxes.csv": Artifact(
         "00_extract_faces", "video frame face track x1 y1 x2 y2 probability"
     ),
-    "faces/recipe.json": Artifact("00_extract_faces", "image_size margin scale align"),
+    "faces/recipe.json": Artifact("00_extract_faces", "image_size margin scale"),
     "index.csv": Artifact(
         "01_explore_data",
         "path dataset video frame face label source method split width height",
@@ -60,7 +60,8 @@ ARTIFACTS = {
         "04_evaluate", "temperature threshold rule aggregation abstention"
     ),
     "predictions.csv": Artifact(
-        "04_evaluate", "path video frame face source label split logit score"
+        "04_evaluate",
+        "path video frame face source label split logit score track decides",
     ),
     "video_predictions.csv": Artifact(
         "04_evaluate", "video source label split n_faces score decision"
@@ -79,39 +80,8 @@ TEXT_COLUMNS = [
 ]
 
 
-@contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Give a temporary sibling to write to; it replaces `path` once the block has succeeded.
-
-    The sibling keeps the suffix, from which writers tell the format. If the block raises, `path`
-    is left as it was and the sibling is removed.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        # mkstemp makes private files; artefacts are as readable as any file of the user's.
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def write_table(table: pd.DataFrame, folder: str | Path, name: str) -> Path:
-    """Check the columns of an artefact and write it as CSV, contract columns first.
-
-    Raises:
-        ValueError: a column of the contract is missing, or the name is unknown.
-    """
+    """Write an artefact as CSV, contract columns first. Raises as `check_fields` does."""
     check_fields(name, table.columns, name)
     columns = ARTIFACTS[name].columns
     ordered = columns + [column for column in table.columns if column not in columns]
@@ -126,21 +96,12 @@ def read_table(folder: str | Path, name: str) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: the artefact is not there; says which notebook writes it.
-        ValueError: columns are missing.
+        ValueError: it is damaged, or columns are missing.
     """
-    path = _existing(folder, name)
-    try:
-        table = pd.read_csv(
-            path,
-            dtype=dict.fromkeys(TEXT_COLUMNS, str),
-            keep_default_na=False,
-            index_col=False,  # a comma at the end of each line must not shift the columns
-            na_values={c: [""] for c in ARTIFACTS[name].columns if c not in TEXT_COLUMNS},
-        )
-    except ValueError as error:  # empty, ragged or not text
-        raise ValueError(
-            f"{path} cannot be read as CSV ({str(error).strip()}); run {_writer(name)} again"
-        ) from error
+    with _reading(folder, name) as path:
+        kinds = dict.fromkeys(TEXT_COLUMNS, str)
+        gaps = {c: [""] for c in ARTIFACTS[name].columns if c not in TEXT_COLUMNS}
+        table = _read_csv(path, dtype=kinds, na_values=gaps)
     check_fields(name, table.columns, path)
     return table
 
@@ -170,22 +131,62 @@ def _plain(value: Any) -> Any:
 
 def read_json(folder: str | Path, name: str) -> dict[str, Any]:
     """Read `folder/name` and check its keys. Raises as `read_table` does."""
-    path = _existing(folder, name)
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # of the text or of its encoding
-        raise ValueError(
-            f"{path} is not valid JSON ({error}); run {_writer(name)} again"
-        ) from error
+    with _reading(folder, name) as path:
+        value = read_any_json(path)
     check_fields(name, value, path)
     return value
 
 
-def find_artifact(name: str, output: str | Path) -> Path:
-    """Find the folder that holds the artefact `name`: OUTPUT first, then every Kaggle input.
+@contextmanager
+def _reading(folder: str | Path, name: str) -> Iterator[Path]:
+    """Path of an artefact that is there; what is wrong with its text tells what to run again."""
+    path = Path(folder) / name
+    if not path.is_file():
+        raise _missing(name, Path(folder))
+    try:
+        yield path
+    except ValueError as error:
+        raise ValueError(f"{error}; run {_writer(name)} again") from error
 
-    Returns:
-        The folder such that `folder / name` exists.
+
+def read_text_csv(path: Path, nrows: int | None = None) -> pd.DataFrame:
+    """Read a foreign CSV, every cell as the text it is. Raises ValueError that names it."""
+    return _read_csv(path, dtype=str, nrows=nrows)
+
+
+def _read_csv(path: Path, **how: Any) -> pd.DataFrame:
+    try:
+        # A comma at the end of each line must not shift the columns.
+        return pd.read_csv(path, keep_default_na=False, index_col=False, **how)
+    except ValueError as error:  # empty, ragged or not text
+        raise ValueError(f"{path} cannot be read as CSV ({str(error).strip()})") from error
+
+
+def read_any_json(path: Path) -> Any:
+    """Read a foreign JSON file. Raises ValueError that names it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:  # of the text or of its encoding
+        raise ValueError(f"{path} is not valid JSON ({error})") from error
+
+
+def check_fields(name: str, present: Any, where: Any) -> None:
+    """Check that the columns or keys of an artefact are there. Raises ValueError that names it."""
+    writer = _writer(name)
+    missing = [column for column in ARTIFACTS[name].columns if column not in present]
+    if missing:
+        raise ValueError(f"{where}: {', '.join(missing)} missing; {writer} writes this file")
+
+
+def _writer(name: str) -> str:
+    if name not in ARTIFACTS:
+        raise ValueError(f"unknown artefact {name!r}; known: {', '.join(ARTIFACTS)}")
+    return ARTIFACTS[name].written_by
+
+
+def find_artifact(name: str, output: str | Path) -> Path:
+    """The folder that holds the artefact `name`: OUTPUT, else the first such Kaggle input.
+
     Raises:
         FileNotFoundError: it is nowhere; says which notebook writes it and how to attach it.
     """
@@ -193,6 +194,13 @@ def find_artifact(name: str, output: str | Path) -> Path:
         if (folder / name).is_file():
             return folder
     raise _missing(name, Path(output))
+
+
+def _missing(name: str, folder: Path) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"{name} is not in {folder}. The notebook {_writer(name)} writes it: run that one first "
+        "with the same OUTPUT, or on Kaggle attach its output (Add Input > Your Work)."
+    )
 
 
 def data_folder(data: str | Path, output: str | Path) -> str:
@@ -203,72 +211,42 @@ def data_folder(data: str | Path, output: str | Path) -> str:
     return str(data)
 
 
-def _existing(folder: str | Path, name: str) -> Path:
-    path = Path(folder) / name
-    if not path.is_file():
-        raise _missing(name, Path(folder))
-    return path
-
-
-def _missing(name: str, folder: Path) -> FileNotFoundError:
-    return FileNotFoundError(
-        f"{name} is not in {folder}. The notebook {_writer(name)} writes it: run that one first "
-        "with the same OUTPUT, or on Kaggle attach its output (Add Input > Your Work)."
-    )
-
-
-def _writer(name: str) -> str:
-    _check_known(name)
-    return ARTIFACTS[name].written_by
-
-
-def _check_known(name: str) -> None:
-    if name not in ARTIFACTS:
-        raise ValueError(f"unknown artefact {name!r}; known: {', '.join(ARTIFACTS)}")
-
-
-def check_fields(name: str, present: Any, where: Any) -> None:
-    """Check that the columns or keys of an artefact are there. Raises ValueError that names it."""
-    _check_known(name)
-    missing = [column for column in ARTIFACTS[name].columns if column not in present]
-    if missing:
-        raise ValueError(f"{where}: {', '.join(missing)} missing; {_writer(name)} writes this file")
-
-
-def read_text_csv(path: Path, nrows: int | None = None) -> pd.DataFrame:
-    """Read a foreign CSV, every cell as the text it is. Raises ValueError that names it."""
-    try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, nrows=nrows)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as CSV: {str(error).strip()}") from error
-
-
-def read_any_json(path: Path) -> Any:
-    """Read a foreign JSON file. Raises ValueError that names it."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:  # of the text or of its encoding
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-
-
 def bring(names: Sequence[str], output: str | Path, *, first: str | Path = "") -> str:
-    """Copy artefacts that lie in one attached input to OUTPUT, unless they are there.
+    """Copy artefacts that belong together to OUTPUT, unless they are there.
 
-    Args:
-        names: of artefacts that belong together.
-        output: OUTPUT.
-        first: a folder that is asked before the attached inputs.
-    Returns:
-        One sentence for the notebook, "" if they are nowhere.
+    They come from `first`, or from the first attached input that holds them all. Returns one
+    sentence for the notebook, "" if they are nowhere.
     """
-    output = Path(output)
-    listed = " and ".join(names)
-    if all((output / name).is_file() for name in names):
-        return f"{listed}: in OUTPUT."
-    for root in [*([Path(first)] if first else []), *input_roots()]:
-        if all((root / name).is_file() for name in names):
-            for name in names:
-                with atomic_path(output / name) as temporary:
-                    shutil.copyfile(root / name, temporary)
-            return f"{listed}: brought along from {root}."
+    output, listed = Path(output), " and ".join(names)
+    for root in [output, *([Path(first)] if first else []), *input_roots()]:
+        if not all((root / name).is_file() for name in names):
+            continue
+        if root == output:
+            return f"{listed}: in OUTPUT."
+        for name in names:
+            with atomic_path(output / name) as temporary:
+                shutil.copyfile(root / name, temporary)
+        return f"{listed}: brought along from {root}."
     return ""
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Give a temporary sibling to write to; it replaces `path` once the block has succeeded.
+
+    The sibling keeps the suffix, from which writers tell the format. If the block raises, `path`
+    is left as it was and the sibling is removed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes private files; artefacts are as readable as any file of the user's.
+        os.umask(mask := os.umask(0))
+        temporary.chmod(0o666 & ~mask)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

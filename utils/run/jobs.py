@@ -25,13 +25,10 @@ CHUNK = 64
 
 
 def prefetch(items: Iterable[Item], size: int = 2) -> Iterator[Item]:
-    """Make the next items in a thread while this one is worked on.
+    """Make the next `size` items in a thread while this one is worked on.
 
-    Args:
-        items: usually a generator whose work lets other threads run, as decoding does.
-        size: how many items may lie ready; that bounds the memory.
-    Yields:
-        The items in order. What making one raises is raised here in its place.
+    For a generator whose work lets other threads run, as decoding does. The items come in order;
+    what making one raises is raised here in its place.
     """
     source, end = iter(items), object()
     with ThreadPoolExecutor(1) as thread:
@@ -53,17 +50,10 @@ def map_threads(
     unit: str,
     progress: bool = True,
 ) -> Iterator[Result]:
-    """Apply a function to items in one thread a core, in chunks, and show how far it is.
+    """Apply a function to items in one thread a core, and show how far it is; results in order.
 
     For work that lets go of the interpreter lock, as decoding and OpenCV do: nothing is copied.
-
-    Args:
-        function: of one item.
-        items: what to work on.
-        desc, unit: of the bar.
-        progress: show it.
-    Yields:
-        Results in the order of the items.
+    `desc` and `unit` are those of the bar.
     """
 
     def of_chunk(start: int) -> list[Result]:
@@ -87,20 +77,17 @@ def run_jobs(
 ) -> Iterator[Result]:
     """Work through many items in many processes, and give each result when it is there.
 
-    A process that dies is survived: what it was at is done again, by another one, and every item
-    gives exactly one result. The function may run twice for one item, so what it writes it must
-    write as a whole.
+    A process that dies is survived: what it was at is done again, and every item gives exactly one
+    result. The function may run twice for one item, so what it writes it must write as a whole.
 
     Args:
         function: of a module that the processes can import; runs with one thread of torch and of
             OpenCV, unless it runs here.
-        items: what to work on; they travel to the processes pickled.
+        items: what it is applied to; they travel to the processes pickled.
         workers: number of processes; 0: one for each core; 1: no other process, all of it here.
         scheduler: address of a Dask scheduler, such as "tcp://10.0.0.1:8786". Its workers do the
             work then; each must find `utils` (PYTHONPATH) and see the same files.
         lost: gives the result of an item whose process died every time; None: that is an error.
-    Yields:
-        Results in the order in which they are done.
     Raises:
         RuntimeError: an item took its process down every time.
         ImportError: `scheduler` is given and `distributed` is not installed.
@@ -132,10 +119,7 @@ def run_jobs(
 
 @contextmanager
 def _pool(workers: int, n_items: int, scheduler: str) -> Iterator[tuple[int, Callable]]:
-    """How many jobs run at a time, and what runs a list of them and gives results as they come.
-
-    That is a new `Parallel` for each list: one that broke would give its last results again.
-    """
+    """How many jobs run at a time, and what runs a list of them and gives results as they come."""
     if not scheduler:
         size = max(1, min(workers or joblib.cpu_count(), n_items))
         loky = {"backend": "loky", "inner_max_num_threads": 1}
@@ -164,6 +148,7 @@ def _pool(workers: int, n_items: int, scheduler: str) -> Iterator[tuple[int, Cal
 def _parallel(
     backend: dict[str, Any], n_jobs: int, ahead: int | str, tasks: list
 ) -> Iterator[tuple[int, Any]]:
+    # A new one for each list: one that broke would give its last results again.
     with joblib.parallel_config(**backend):  # read once, when it is made
         parallel = joblib.Parallel(
             n_jobs=n_jobs, return_as="generator_unordered", batch_size=1, pre_dispatch=ahead

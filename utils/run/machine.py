@@ -17,7 +17,8 @@ import torch
 
 KAGGLE_INPUT = Path("/kaggle/input")
 KAGGLE_WORKING = Path("/kaggle/working")
-#: Folders of `/kaggle/input` that are no input themselves, and where below them the inputs lie.
+#: Folders of `/kaggle/input` that are no input themselves, and where below them the inputs lie:
+#: `<owner>/<slug>`; of a model `<owner>/<model>/<framework>/<variation>/<version>`.
 KAGGLE_MOUNTS = {
     "competitions": "*",
     "datasets": "*/*",
@@ -27,13 +28,10 @@ KAGGLE_MOUNTS = {
 #: Kaggle ends a session after 9 hours, and what comes after training needs some of them.
 KAGGLE_BUDGET_MIN = 500.0
 DRIVE = Path("/content/drive")
-#: Parameters of mallopt(3): nothing up to 1 GiB is mapped by itself, the heap is never trimmed, and
-#: all threads share one heap, for those of threads are trimmed in any case.
-MALLOC = {
-    "M_MMAP_THRESHOLD": (-3, 2**30),
-    "M_TRIM_THRESHOLD": (-1, 2**31 - 1),
-    "M_ARENA_MAX": (-8, 1),
-}
+#: For mallopt(3): M_MMAP_THRESHOLD, so that nothing up to 1 GiB is mapped by itself;
+#: M_TRIM_THRESHOLD, the heap is never trimmed; M_ARENA_MAX, all threads share it, for heaps of
+#: threads are trimmed in any case.
+MALLOC = {-3: 2**30, -1: 2**31 - 1, -8: 1}
 
 
 def environment() -> str:
@@ -46,14 +44,10 @@ def environment() -> str:
 def output_folder(output: str | Path = "") -> Path:
     """Create and return the folder that every artefact goes to; on Colab, mount its Drive first.
 
-    Args:
-        output: a folder; "" means `/kaggle/working` on Kaggle and `./outputs` elsewhere.
-    Raises:
-        ValueError: the folder cannot be created or written.
+    "" means `/kaggle/working` on Kaggle and `./outputs` elsewhere. Raises ValueError where the
+    folder cannot be created or written.
     """
-    folder = Path(output) if output else KAGGLE_WORKING
-    if not output and environment() != "kaggle":
-        folder = Path("outputs")
+    folder = Path(output or (KAGGLE_WORKING if environment() == "kaggle" else "outputs"))
     mount_drive(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,13 +60,9 @@ def output_folder(output: str | Path = "") -> Path:
 
 
 def input_roots() -> list[Path]:
-    """Every attached Kaggle input, in both mount forms, sorted; empty elsewhere.
+    """Every attached Kaggle input, sorted; empty elsewhere.
 
-    Kaggle mounts a data set at `/kaggle/input/<slug>` or at
-    `/kaggle/input/datasets/<owner>/<slug>`, the output of a notebook at `/kaggle/input/<slug>` or
-    `/kaggle/input/notebooks/<owner>/<slug>`, a competition's data at `/kaggle/input/<slug>` or
-    `/kaggle/input/competitions/<slug>`, and a model at
-    `/kaggle/input/models/<owner>/<model>/<framework>/<variation>/<version>`.
+    Kaggle mounts one at `/kaggle/input/<slug>`, or by its kind as in KAGGLE_MOUNTS.
     """
     roots: list[Path] = []
     for top in sorted(KAGGLE_INPUT.glob("*")):
@@ -88,37 +78,21 @@ def mount_drive(folder: str | Path) -> None:
 
 
 def time_budget(minutes: float) -> float:
-    """The minutes that training may take; 0 means no limit.
-
-    Args:
-        minutes: as asked for; -1 means `KAGGLE_BUDGET_MIN` on Kaggle, no limit elsewhere.
-    """
+    """Minutes that training may take; 0: no limit; -1: KAGGLE_BUDGET_MIN on Kaggle, else none."""
     if minutes >= 0:
         return minutes
     return KAGGLE_BUDGET_MIN if environment() == "kaggle" else 0.0
-
-
-def inside(path: str | Path, root: Path) -> bool:
-    """Tell whether a path leads, links followed, to a place inside `root`."""
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
-
-
-def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Tell whether an entry is a folder or a link to one; a link to itself is none."""
-    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
 def get_device(device: str = "auto") -> torch.device:
     """Choose the device, and prove that it computes before anything depends on it.
 
     A GPU that PyTorch was not built for says `is_available() == True` and fails at its first
-    kernel, so a small convolution is run on it. On a CPU this process keeps the memory that it
-    frees from here on (`keep_freed_memory`).
+    kernel, so a small convolution is run on it. "auto" is a working GPU if there is one; on a CPU
+    this process keeps the memory that it frees from here on (`keep_freed_memory`).
 
-    Args:
-        device: "auto" (a working GPU if there is one), "cpu", "cuda", "cuda:1", "mps".
     Raises:
-        ValueError: the named device does not exist or fails at a real operation.
+        ValueError: the named device ("cpu", "cuda:1", "mps") does not exist or does not work.
     """
     if device != "auto" and (error := _preflight(device)):
         raise ValueError(f"device {device!r} does not work: {error}. Use 'auto' or 'cpu'.")
@@ -136,19 +110,6 @@ def _best_device() -> str:
     return "cpu"
 
 
-def keep_freed_memory() -> None:
-    """Have glibc keep the memory that this process frees, up to what it once needed.
-
-    The activations of a step on a CPU are hundreds of megabytes in large pieces. By default each
-    goes back to the system and comes anew, page by page, which took a fifth to a third of the time
-    where it was measured (`benchmarks/README.md`). Other systems are left as they are.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:
-        for parameter, value in MALLOC.values():
-            mallopt(parameter, value)
-
-
 def _preflight(device: str) -> str:
     """Run one convolution; return the first line of what went wrong, "" if nothing did."""
     try:
@@ -161,27 +122,35 @@ def _preflight(device: str) -> str:
     return ""
 
 
-def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and PyTorch (all devices)."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+def keep_freed_memory() -> None:
+    """Have glibc keep the memory that this process frees, up to what it once needed.
 
-
-def seed_torch(seed: int, device: torch.device) -> None:
-    """Seed PyTorch for the CPU and one device, fast enough for every step.
-
-    `torch.manual_seed` also asks every kind of device that is not here: half a millisecond.
+    The activations of a step on a CPU are hundreds of megabytes in large pieces. By default each
+    goes back to the system and comes anew, page by page, which took a fifth to a third of the time
+    where it was measured (`benchmarks/README.md`). Other systems are left as they are.
     """
-    torch.default_generator.manual_seed(seed)
-    if device.type != "cpu":
-        getattr(torch, device.type).manual_seed(seed)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        for parameter, value in MALLOC.items():
+            mallopt(parameter, value)
 
 
-def stable_hash(name: str, seed: int) -> int:
-    """A 64-bit number that depends on the name and the seed alone, the same on every machine."""
-    digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big")
+def default_workers(device: torch.device) -> int:
+    """Loader processes, four at most: all cores but one feed a GPU.
+
+    Where the model itself computes on the cores, one in four: there a process more costs what the
+    model needs, and its start makes this one copy its memory.
+    """
+    cores = os.cpu_count() or 1
+    return min(4, cores // 4 if device.type == "cpu" else cores - 1)
+
+
+def version_line(device: torch.device | None = None) -> str:
+    """For the top of a notebook: place, device (None if any does), versions, advice on GPUs."""
+    line = " · ".join(f"{package} {version}" for package, version in versions().items())
+    line = f"{environment()} · {device_name(device or torch.device('cpu'))} · {line}"
+    advice = gpu_advice(device) if device else ""
+    return f"{line}\n{advice}" if advice else line
 
 
 def versions() -> dict[str, str]:
@@ -212,23 +181,26 @@ def gpu_advice(device: torch.device) -> str:
     return "" if place == "local" else f"This runs on the CPU; for a GPU, {switch}."
 
 
-def version_line(device: torch.device | None = None) -> str:
-    """For the top of a notebook: place, device, versions, and how to get a GPU that is missing.
-
-    Args:
-        device: of `get_device`; None for a notebook that needs no GPU.
-    """
-    line = " · ".join(f"{package} {version}" for package, version in versions().items())
-    line = f"{environment()} · {device_name(device or torch.device('cpu'))} · {line}"
-    advice = gpu_advice(device) if device else ""
-    return f"{line}\n{advice}" if advice else line
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and PyTorch (all devices)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
-def default_workers(device: torch.device) -> int:
-    """Loader processes, four at most: all cores but one feed a GPU.
+def seed_torch(seed: int, device: torch.device) -> None:
+    """Seed PyTorch for the CPU and one device; `torch.manual_seed` asks all: half a millisecond."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        getattr(torch, device.type).manual_seed(seed)
 
-    Where the model itself computes on the cores, one in four: there a process more costs what the
-    model needs, and its start makes this one copy its memory.
-    """
-    cores = os.cpu_count() or 1
-    return min(4, cores // 4 if device.type == "cpu" else cores - 1)
+
+def stable_hash(name: str, seed: int) -> int:
+    """A 64-bit number that depends on the name and the seed alone, the same on every machine."""
+    digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
+def inside(path: str | Path, root: Path) -> bool:
+    """Tell whether a path leads, links followed, to a place inside `root`."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))

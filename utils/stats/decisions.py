@@ -1,4 +1,4 @@
-"""What is chosen on val and then frozen, and what it says of a video.
+"""What is chosen on val and then frozen, and what it says of crops, people and videos.
 
 `y_true` (n,) is 0 (REAL) or 1 (FAKE), `y_score` (n,) is P(FAKE) in [0, 1], and a row is called
 FAKE when `y_score >= threshold`.
@@ -6,8 +6,9 @@ FAKE when `y_score >= threshold`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,11 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 from scipy.stats import beta
 
-from utils.run.artifacts import CLASSES
+from utils.run.artifacts import CLASSES, check_fields, read_any_json, write_json
 from utils.stats.metrics import EPS, Array, check_scores, score_table, y_true_of
 
+#: The rule of a model that 04 has not seen.
+UNDECIDED = "none: 04_evaluate has not run"
 THRESHOLD_RULES = ("balanced_accuracy", "eer", "fpr", "cost")
 TEMPERATURE_RANGE = (0.05, 20.0)
 #: Share of a video's crops that the trimmed mean leaves out at each end.
@@ -149,12 +152,24 @@ def choose_abstention(
     }
 
 
-def decide(y_score: ArrayLike, *, threshold: float, low: float, high: float) -> Array:
-    """Give UNSURE where `low <= score < high`, else FAKE from the threshold on, REAL below it."""
-    if not low <= threshold <= high:
-        raise ValueError(f"threshold {threshold} lies outside the band from {low} to {high}")
-    decided = np.where(np.greater_equal(y_score, threshold), CLASSES[1], CLASSES[0])
-    return np.where(np.greater_equal(y_score, low) & np.less(y_score, high), "UNSURE", decided)
+#: What is known of a face beside its logit where it was cut out of a frame: the detector's
+#: probability of being a face, its shorter side in pixels where it was cut, and `focus`.
+FACE_FACTS = ("probability", "side", "focus")
+#: A person seen in less than this share of the frames in which the longest one is seen is short.
+MIN_SHARE = 0.2
+#: Mean probability, by the detector, of being a face; patterns taken for faces lie below.
+MIN_PROBABILITY = 0.9
+#: Median side of a face in pixels where it is cut, the detector's own floor. Below, the crop is
+#: enlarged eight times and more.
+MIN_SIDE = 20
+#: Median of `focus`. Of 1,200 crops of DFDC none lies below 0.13; blurred until about 20 pixels of
+#: detail are left they have 0.12, until 10 are left 0.06.
+MIN_FOCUS = 0.1
+UNSURE = "UNSURE"
+#: What a file is called if one of its people is called so: the last one that occurs.
+ORDER = (CLASSES[0], UNSURE, CLASSES[1])
+#: Columns of `Decision.find_people`.
+PERSON = ("track", "n_faces", "score", "decision", "decides", "note")
 
 
 def _trimmed_mean(logits: Array) -> float:
@@ -174,201 +189,287 @@ def _confident(logits: Array) -> float:
     return float(logits.mean())
 
 
-#: Calibrated logits of the crops of one video, (n,), to the logit of the video. "confident" is the
-#: strategy of the winner of the DFDC (Seferbekov, 2020), on log odds.
-_POOLS: dict[str, Callable[[Array], float]] = {
+#: Calibrated logits of the crops of one person, (n,), to theirs: the mean; the mean without TRIM of
+#: the crops at each end; the median; the mean of the third that looks most FAKE; the mean of the
+#: crops that are sure, if enough of them agree, which on log odds is the strategy of the winner of
+#: the DFDC (Seferbekov, 2020).
+POOLS: dict[str, Callable[[Array], float]] = {
     "mean_logit": lambda logits: float(logits.mean()),
     "trimmed_mean": _trimmed_mean,
     "median": lambda logits: float(np.median(logits)),
     "top_third": _top_third,
     "confident": _confident,
 }
-AGGREGATIONS = tuple(_POOLS)
-
-
-def pool_logits(logits: ArrayLike, *, how: str = "mean_logit", temperature: float = 1.0) -> float:
-    """Score of a video, P(FAKE), from the logits of its crops, shape (n,), n > 0.
-
-    Args:
-        how: "mean_logit"; "trimmed_mean" without TRIM of the crops at each end; "median";
-            "top_third", the mean of the third that looks most FAKE; "confident", the mean of the
-            crops that are sure, if enough of them agree.
-        temperature: of `fit_temperature`.
-
-    Raises:
-        ValueError: unknown `how`, no logit, or one that is not finite.
-    """
-    if how not in AGGREGATIONS:
-        raise ValueError(f"how is {how!r}; accepted: {', '.join(AGGREGATIONS)}")
-    logits = np.asarray(logits, dtype=np.float64)
-    if logits.ndim != 1 or not len(logits) or not np.isfinite(logits).all():
-        raise ValueError(f"logits {logits.shape} must be (n,), n > 0, each a finite number")
-    return float(expit(_POOLS[how](logits / temperature)))
-
-
-def aggregate_videos(
-    predictions: pd.DataFrame, *, how: str = "mean_logit", temperature: float = 1.0
-) -> pd.DataFrame:
-    """One row a video, its score by `pool_logits`.
-
-    Args:
-        predictions: a row a crop: `video, source, label, split, logit`, and `dataset` if videos
-            of several data sets may share a name.
-        how, temperature: of `pool_logits`.
-
-    Returns:
-        `video, source, label, split, n_faces, score` (`dataset` first where given), videos in
-        the order of their first crop; `n_faces` counts crops. ValueError: unknown `how`, a logit
-        missing, or a video of two sources, labels or splits.
-    """
-    if how not in AGGREGATIONS:
-        raise ValueError(f"how is {how!r}; accepted: {', '.join(AGGREGATIONS)}")
-    keys = ["dataset", "video"] if "dataset" in predictions else ["video"]
-    facts = ["source", "label", "split"]
-    if not np.isfinite(predictions["logit"]).all():
-        raise ValueError("predictions holds a logit that is not a finite number")
-    grouped = predictions.groupby(keys, sort=False, dropna=False)
-    for fact in facts:
-        varied = grouped[fact].nunique(dropna=False) > 1
-        if varied.any():
-            raise ValueError(f"video {varied.idxmax()} has more than one {fact}")
-    videos = grouped[facts].first().assign(n_faces=grouped.size())
-    if how == "mean_logit":  # the same as below, without a call a video
-        videos["score"] = expit(grouped["logit"].mean() / temperature)
-    else:
-        pooled = grouped["logit"].agg(
-            lambda logits: pool_logits(logits, how=how, temperature=temperature)
-        )
-        videos["score"] = pooled.astype(np.float64)
-    return videos.reset_index()
-
-
-def choose_aggregation(predictions: pd.DataFrame, *, temperature: float) -> pd.DataFrame:
-    """Each of AGGREGATIONS with its log loss and ROC AUC on the videos given; choose it on val.
-
-    Args:
-        predictions: as for `aggregate_videos`, of val.
-        temperature: of `fit_temperature`.
-
-    Returns:
-        `how, log_loss, roc_auc`, the lowest log loss first, and of equals the simplest.
-    """
-    rows = []
-    for how in AGGREGATIONS:
-        videos = aggregate_videos(predictions, how=how, temperature=temperature)
-        y_true = (videos["label"] == CLASSES[1]).to_numpy(int)
-        table = score_table(y_true, videos["score"], threshold=0.5)
-        rows.append({"how": how, "log_loss": table["log_loss"], "roc_auc": table["roc_auc"]})
-    order = pd.DataFrame(rows).round({"log_loss": 9})
-    return order.sort_values("log_loss", kind="stable").reset_index(drop=True)
-
-
-UNSURE = "UNSURE"
-#: A person seen in less than this share of the frames in which the longest one is seen is short.
-MIN_SHARE = 0.2
-#: Mean probability, by the detector, of being a face; patterns taken for faces lie below.
-MIN_PROBABILITY = 0.9
-#: Median side of a face in pixels where it is cut, the detector's own floor. Below, the crop is
-#: enlarged eight times and more.
-MIN_SIDE = 20
-#: Median of `focus`. Of 1,200 crops of DFDC none lies below 0.13; blurred until about 20
-#: pixels of detail are left they have 0.12, until 10 are left 0.06.
-MIN_FOCUS = 0.1
-#: Columns of `people`.
-PERSON = ["track", "n_faces", "score", "decision", "decides", "note"]
+AGGREGATIONS = tuple(POOLS)
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The answer to one file.
+class Decision:
+    """The rule that makes answers of logits; chosen on val, kept in `model/decision.json`.
+
+    A file is judged by its people: of each the crops are pooled by themselves, who is hardly seen
+    does not decide beside somebody who is, and one fake person makes the file FAKE. Where nobody
+    knows whose face a crop is, all crops of a video count as those of one person.
 
     Attributes:
-        score: calibrated P(FAKE), in [0, 1].
-        decision: REAL, FAKE or UNSURE.
-        reason: why it is UNSURE, or who decided where there are several people; else "".
+        temperature, offset: a score, calibrated P(FAKE), is sigmoid(logit / temperature + offset).
+        threshold: from this score on it is FAKE.
+        rule: of THRESHOLD_RULES, by which the threshold was chosen.
+        aggregation: of AGGREGATIONS, how the crops of a person become one score.
+        units: what the threshold was chosen on: "tracks" (people) or "videos" (all crops pooled).
+        abstention: of `choose_abstention`: UNSURE is `low <= score < high`; None: never.
+        facts: what else decision.json tells.
     """
 
-    score: float
-    decision: str
-    reason: str
+    temperature: float = 1.0
+    threshold: float = 0.5
+    rule: str = UNDECIDED
+    aggregation: str = "mean_logit"
+    offset: float = 0.0
+    units: str = "tracks"
+    abstention: Mapping[str, float] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, accepted in (
+            ("rule", (UNDECIDED, *THRESHOLD_RULES)),
+            ("aggregation", AGGREGATIONS),
+            ("units", ("tracks", "videos")),
+        ):
+            if getattr(self, name) not in accepted:
+                given = getattr(self, name)
+                raise ValueError(f"{name} is {given!r}; accepted: {', '.join(accepted)}")
+        numbers = np.array([self.temperature, self.offset, *self.band, self.threshold], dtype=float)
+        if not np.isfinite(numbers).all() or self.temperature <= 0:
+            raise ValueError(
+                "temperature, offset, threshold and band must be finite numbers, the temperature "
+                f"above 0, not {numbers.tolist()}"
+            )
+        low, high = self.band
+        if not low <= self.threshold <= high:
+            raise ValueError(f"threshold {self.threshold} lies outside the band {low} to {high}")
+
+    @property
+    def band(self) -> tuple[float, float]:
+        """(low, high) of UNSURE; both are the threshold where there is none."""
+        band = self.abstention or {"low": self.threshold, "high": self.threshold}
+        return band["low"], band["high"]
+
+    def describe(self) -> str:
+        """The rule in words, for a notebook."""
+        low, high = self.band
+        how = self.aggregation.replace("_", " ")
+        text = (
+            f"FAKE from a score of {self.threshold:.3f} on (rule: {self.rule}; temperature "
+            f"{self.temperature:.2f}; the crops of a person by {how})"
+        )
+        if not self.abstention or low == high:
+            return f"{text}, never UNSURE."
+        text += f", UNSURE from {low:.3f} to {high:.3f}"
+        if not {"coverage", "error", "upper"} <= self.abstention.keys():
+            return f"{text}."
+        return text + (
+            ": of the val videos {coverage:.0%} are decided, {error:.0%} of them wrongly. That is "
+            "no promise: with so few videos the error of new ones may be up to {upper:.0%} "
+            "(one-sided 95% bound)."
+        ).format(**self.abstention)
+
+    @property
+    def caution(self) -> str:
+        """What a threshold that was chosen on pooled videos means for people; "" for others."""
+        if self.units == "tracks":
+            return ""
+        return (
+            "The threshold was chosen on whole videos, their crops pooled, for nobody knew whose "
+            "face each crop is; here it is applied to each person."
+        )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Decision:
+        """Of what decision.json holds. Raises ValueError that says what is wrong."""
+        known = {f.name for f in fields(cls)} - {"facts"}
+        given = {name: value for name, value in values.items() if name in known}
+        facts = {name: value for name, value in values.items() if name not in known}
+        try:
+            # Who wrote no units had pooled whole videos.
+            return cls(**{"units": "videos", **given}, facts=facts)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"no decision: {error}") from error
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Decision:
+        """The decision of a model folder; where 04 has not run, the plain one.
+
+        Raises:
+            ValueError: decision.json is damaged; names it.
+        """
+        path = Path(folder) / "decision.json"
+        if not path.is_file():
+            return cls()
+        values = read_any_json(path)
+        check_fields("model/decision.json", values, path)
+        try:
+            return cls.from_dict(values)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def write(self, output: str | Path, **facts: Any) -> Path:
+        """Write `output/model/decision.json`."""
+        values = asdict(self)
+        known = dict(values.pop("facts")) | facts
+        return write_json(values | known, output, "model/decision.json")
+
+    def score(self, logits: ArrayLike) -> Array:
+        """Calibrated P(FAKE) of crops, in the shape of `logits`."""
+        return expit(np.asarray(logits, dtype=np.float64) / self.temperature + self.offset)
+
+    def pool(self, logits: ArrayLike) -> float:
+        """P(FAKE) of one person from the logits of the crops, shape (n,), n > 0.
+
+        Raises:
+            ValueError: no logit, or one that is not finite.
+        """
+        logits = np.asarray(logits, dtype=np.float64)
+        if logits.ndim != 1 or not len(logits) or not np.isfinite(logits).all():
+            raise ValueError(f"logits {logits.shape} must be (n,), n > 0, each a finite number")
+        pooled = POOLS[self.aggregation](logits / self.temperature + self.offset)
+        return float(expit(pooled))
+
+    def decide(self, y_score: ArrayLike) -> Array:
+        """UNSURE where `low <= score < high`, else FAKE from the threshold on, REAL below it."""
+        low, high = self.band
+        decided = np.where(np.greater_equal(y_score, self.threshold), CLASSES[1], CLASSES[0])
+        unsure = np.greater_equal(y_score, low) & np.less(y_score, high)
+        return np.where(unsure, UNSURE, decided)
+
+    def find_people(self, faces: pd.DataFrame, *, by: Sequence[str] = ()) -> pd.DataFrame:
+        """One row a person, in the order of their first faces.
+
+        Who is short, uncertain, too small or too blurred does not decide beside somebody who is
+        not. That depends on the pictures as they came and never on a logit.
+
+        Args:
+            faces: a row a face: `logit`; `track` where it is known, missing ones of a video are
+                one person; FACE_FACTS where they are known; `decides` where that is settled.
+            by: columns that tell files apart; none if all rows are of one.
+        Returns:
+            `by` and PERSON: `decision` is that of the person, `note` says why they are not
+            clearly seen, or is "".
+        """
+        if "track" not in faces:
+            faces = faces.assign(track=np.nan)
+        grouped = faces.groupby([*by, "track"], sort=False, dropna=False)
+        people = grouped.size().to_frame("n_faces")
+        if self.aggregation == "mean_logit":  # the same as below, without a call a person
+            people["score"] = self.score(grouped["logit"].mean())
+        else:
+            people["score"] = grouped["logit"].agg(self.pool).astype(np.float64)
+        seen = {
+            "probability": grouped["probability"].mean() if "probability" in faces else np.inf,
+            "side": grouped["side"].median() if "side" in faces else np.inf,
+            "focus": grouped["focus"].median() if "focus" in faces else np.inf,
+        }
+        people = people.assign(**seen).reset_index()
+        files = [people[name] for name in by] or [np.zeros(len(people))]
+        people["longest"] = people.groupby(files, dropna=False)["n_faces"].transform("max")
+        short = people["n_faces"] < MIN_SHARE * people["longest"]
+        uncertain = people["probability"] < MIN_PROBABILITY
+        blind = (people["side"] < MIN_SIDE) | (people["focus"] < MIN_FOCUS)
+        clear = ~(short | uncertain | blind)
+        # Where nobody is clearly seen, the best seen ones decide.
+        anybody = clear.groupby(files, dropna=False).transform("any")
+        people["decides"] = clear | (~anybody & ~short)
+        if "decides" in faces:  # settled, but the faces of those who decide may be left out here
+            people["decides"] = grouped["decides"].first().to_numpy(bool)
+            people["decides"] |= ~people.groupby(files, dropna=False)["decides"].transform("any")
+        people["decision"] = np.where(blind, UNSURE, self.decide(people["score"]))
+        people["note"] = ""
+        people.loc[~clear, "note"] = [_note(row) for row in people[~clear].to_dict("records")]
+        return people[[*by, *PERSON]]
+
+    def score_crops(self, crops: pd.DataFrame, *, by: Sequence[str]) -> pd.DataFrame:
+        """`crops` with `score`, and `decides`: 1 where the person of the face counts, else 0."""
+        people = self.find_people(crops, by=by)
+        keys = [*by, "track"] if "track" in crops else [*by]
+        person = crops.groupby(keys, sort=False, dropna=False).ngroup()
+        decides = people["decides"].to_numpy(int)[person]
+        return crops.assign(score=self.score(crops["logit"]), decides=decides)
+
+    def judge_videos(self, crops: pd.DataFrame) -> pd.DataFrame:
+        """One row a video with its `score`, the highest of those who decide, and `decision`.
+
+        Args:
+            crops: a row a crop: `video, source, label, split, logit`, what `find_people` takes, and
+                `dataset` if videos of several data sets may share a name.
+        Returns:
+            `video, source, label, split, n_faces, score, decision` (`dataset` first where given),
+            in the order of the first crops; `n_faces` counts crops.
+        Raises:
+            ValueError: a logit is missing, or a video has two sources, labels or splits.
+        """
+        keys = [name for name in ("dataset", "video") if name in crops]
+        facts = ["source", "label", "split"]
+        if not np.isfinite(crops["logit"]).all():
+            raise ValueError("predictions holds a logit that is not a finite number")
+        grouped = crops.groupby(keys, sort=False, dropna=False)
+        for fact in facts:
+            varied = grouped[fact].nunique(dropna=False) > 1
+            if varied.any():
+                raise ValueError(f"video {varied.idxmax()} has more than one {fact}")
+        people = self.find_people(crops, by=keys)
+        people["rank"] = people["decision"].map(ORDER.index)
+        judged = people[people["decides"]].groupby(keys, sort=False, dropna=False)
+        videos = grouped[facts].first().assign(n_faces=grouped.size())
+        videos = videos.join(judged[["score", "rank"]].max())
+        videos["decision"] = [ORDER[rank] for rank in videos.pop("rank")]
+        return videos.reset_index()
+
+    def judge_file(self, people: pd.DataFrame) -> tuple[float, str, str]:
+        """Score, decision and reason for a file with at least one person.
+
+        One fake person makes the file FAKE; else one UNSURE person makes it UNSURE.
+
+        Args:
+            people: of `find_people`.
+        Returns:
+            The highest score of those who decide; the decision; why it is UNSURE, or who decided
+            where there are several people, else "".
+        """
+        deciding = people[people["decides"]]
+        decision = max(deciding["decision"], key=ORDER.index)
+        who = deciding[deciding["decision"] == decision]
+        who = who.loc[who["score"].idxmax()]
+        reasons = []
+        if decision == UNSURE:
+            prefix = f"person {who['track']}: " if len(deciding) > 1 else ""
+            reasons.append(prefix + self._why_unsure(who))
+        elif len(deciding) > 1 and decision == CLASSES[1]:
+            reasons.append(f"person {who['track']}, one of {len(deciding)}, looks fake")
+        for other in people[~people["decides"] & (people["score"] >= self.threshold)].itertuples():
+            reasons.append(
+                f"person {other.track} scores {other.score:.2f}, not counted: {other.note}"
+            )
+        return float(deciding["score"].max()), decision, "; ".join(reasons)
+
+    def _why_unsure(self, person: pd.Series) -> str:
+        blind = [note for note in person["note"].split("; ") if note.startswith("too")]
+        if blind:
+            return f"faces {'; '.join(blind)}"
+        return f"score {person['score']:.2f} lies between {self.band[0]:.2f} and {self.band[1]:.2f}"
 
 
-def find_people(faces: pd.DataFrame, decision: Mapping[str, Any]) -> pd.DataFrame:
-    """One row a person of a file, in the order of the tracks.
-
-    A person's score is that of 04: the rule for a video, on this person's crops alone. Who is
-    short, uncertain, too small or too blurred does not decide beside somebody who is not.
-
-    Args:
-        faces: a row a face: `track, logit, probability, side, focus`.
-        decision: of decision.json.
-    Returns:
-        `track, n_faces, score, decision` (of this person), `decides` and `note`, which says why a
-        person is not clearly seen, or is "".
-    """
-    how, temperature = decision["aggregation"], decision["temperature"]
-    rows = []
-    longest = faces["track"].value_counts().max() if len(faces) else 0
-    for track, seen in faces.groupby("track"):
-        score = pool_logits(seen["logit"], how=how, temperature=temperature)
-        notes = []
-        if len(seen) < MIN_SHARE * longest:
-            notes.append(f"short: {len(seen)} of {longest} frames")
-        if (sure := seen["probability"].mean()) < MIN_PROBABILITY:
-            notes.append(f"uncertain: a face by {sure:.0%} only")
-        if (side := seen["side"].median()) < MIN_SIDE:
-            notes.append(f"too small: {side:.0f} pixels, {MIN_SIDE} are needed")
-        if seen["focus"].median() < MIN_FOCUS:
-            notes.append("too blurred")
-        rows.append((int(track), len(seen), score, answer(score, decision), not notes, notes))
-    people = pd.DataFrame(rows, columns=PERSON)
-    if len(people) and not people["decides"].any():
-        # Nobody is clearly seen: the best seen ones decide, if anybody can.
-        weak = people["note"].map(lambda notes: any(note.startswith("short") for note in notes))
-        people["decides"] = ~weak if not weak.all() else people["n_faces"] == longest
-    blind = people["note"].map(lambda notes: any(note.startswith("too") for note in notes))
-    people.loc[blind.astype(bool), "decision"] = UNSURE
-    people["note"] = people["note"].map("; ".join)
-    return people
-
-
-def answer(score: float, decision: Mapping[str, Any]) -> str:
-    """REAL, FAKE or UNSURE by threshold and band of decision.json."""
-    threshold = decision["threshold"]
-    band = decision.get("abstention") or {"low": threshold, "high": threshold}
-    return str(decide([score], threshold=threshold, low=band["low"], high=band["high"])[0])
-
-
-def judge_people(people: pd.DataFrame, decision: Mapping[str, Any]) -> Verdict:
-    """The answer to a file with at least one person.
-
-    One fake person makes the file FAKE; else one UNSURE person makes it UNSURE. The score is the
-    highest of those who decide; with one person it is that of 04.
-    """
-    deciding = people[people["decides"]]
-    order = [CLASSES[1], UNSURE, CLASSES[0]]
-    decision_of_all = min(deciding["decision"], key=order.index)
-    who = deciding[deciding["decision"] == decision_of_all]
-    who = who.loc[who["score"].idxmax()]
-    score, several = float(deciding["score"].max()), len(deciding) > 1
-    reasons = []
-    if decision_of_all == UNSURE:
-        prefix = f"person {who['track']}: " if several else ""
-        reasons.append(prefix + _why_unsure(who, decision))
-    elif several and decision_of_all == CLASSES[1]:
-        reasons.append(f"person {who['track']}, one of {len(deciding)}, looks fake")
-    aside = people[~people["decides"] & (people["score"] >= decision["threshold"])]
-    for other in aside.itertuples():
-        reasons.append(f"person {other.track} scores {other.score:.2f}, not counted: {other.note}")
-    return Verdict(score, decision_of_all, "; ".join(reasons))
-
-
-def _why_unsure(person: pd.Series, decision: Mapping[str, Any]) -> str:
-    blind = [note for note in person["note"].split("; ") if note.startswith("too")]
-    if blind:
-        return f"faces {'; '.join(blind)}"
-    band = decision["abstention"]
-    return f"score {person['score']:.2f} lies between {band['low']:.2f} and {band['high']:.2f}"
+def _note(person: Mapping[Any, Any]) -> str:
+    """Why a person is not clearly seen; those notes that begin with "too" leave them UNSURE."""
+    notes = []
+    if person["n_faces"] < MIN_SHARE * person["longest"]:
+        notes.append(f"short: {person['n_faces']} of {person['longest']} frames")
+    if person["probability"] < MIN_PROBABILITY:
+        notes.append(f"uncertain: a face by {person['probability']:.0%} only")
+    if person["side"] < MIN_SIDE:
+        notes.append(f"too small: {person['side']:.0f} pixels, {MIN_SIDE} are needed")
+    if person["focus"] < MIN_FOCUS:
+        notes.append("too blurred")
+    return "; ".join(notes)
 
 
 def choose_decision(
@@ -379,41 +480,46 @@ def choose_decision(
     fpr_target: float = 0.05,
     cost_ratio: float = 1.0,
     target_error: float = 0.1,
-) -> dict[str, Any]:
+) -> Decision:
     """Choose temperature, aggregation, threshold and band, in this order, on the val split.
 
     Args:
-        val: a row a crop of val: `video, source, label, split, logit`.
+        val: a row a crop of val, as for `Decision.judge_videos`.
         rule, fpr_target, cost_ratio: of `choose_threshold`.
         aggregation: one of AGGREGATIONS, or "auto" for that of the lowest log loss on val.
         target_error: of `choose_abstention`.
     """
     temperature = fit_temperature(val["logit"], y_true_of(val))
     if aggregation == "auto":
-        order = choose_aggregation(val, temperature=temperature)
-        aggregation = str(order["how"].iloc[0])
-    videos = aggregate_videos(val, how=aggregation, temperature=temperature)
+        aggregation = str(compare_aggregations(val, temperature)["how"].iloc[0])
+    videos = Decision(temperature, aggregation=aggregation).judge_videos(val)
     y_true, y_score = y_true_of(videos), videos["score"]
-    threshold = choose_threshold(
-        y_true, y_score, rule=rule, fpr_target=fpr_target, cost_ratio=cost_ratio
+    targets = {"fpr_target": fpr_target, "cost_ratio": cost_ratio}
+    threshold = choose_threshold(y_true, y_score, rule=rule, **targets)
+    known = "track" in val and val["track"].notna().all()
+    return Decision(
+        temperature,
+        threshold,
+        rule,
+        aggregation,
+        units="tracks" if known else "videos",
+        abstention=choose_abstention(
+            y_true, y_score, threshold=threshold, target_error=target_error
+        ),
+        facts={"targets": targets},
     )
-    band = choose_abstention(y_true, y_score, threshold=threshold, target_error=target_error)
-    return {
-        "temperature": temperature,
-        "threshold": threshold,
-        "rule": rule,
-        "aggregation": aggregation,
-        "abstention": band,
-    }
 
 
-def judge_videos(predictions: pd.DataFrame, decision: Mapping[str, Any]) -> pd.DataFrame:
-    """One row a video with `score` and `decision`, by a decision that stands."""
-    videos = aggregate_videos(
-        predictions, how=decision["aggregation"], temperature=decision["temperature"]
-    )
-    band = decision["abstention"]
-    videos["decision"] = decide(
-        videos["score"], threshold=decision["threshold"], low=band["low"], high=band["high"]
-    )
-    return videos
+def compare_aggregations(val: pd.DataFrame, temperature: float) -> pd.DataFrame:
+    """Each of AGGREGATIONS with its log loss and ROC AUC on the videos of val.
+
+    Returns:
+        `how, log_loss, roc_auc`, the lowest log loss first, and of equals the simplest.
+    """
+    rows = []
+    for how in AGGREGATIONS:
+        videos = Decision(temperature, aggregation=how).judge_videos(val)
+        table = score_table(y_true_of(videos), videos["score"], threshold=0.5)
+        rows.append({"how": how, "log_loss": table["log_loss"], "roc_auc": table["roc_auc"]})
+    order = pd.DataFrame(rows).round({"log_loss": 9})
+    return order.sort_values("log_loss", kind="stable").reset_index(drop=True)

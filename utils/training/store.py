@@ -16,7 +16,7 @@ from joblib import Parallel, delayed
 from PIL import Image
 from tqdm.auto import tqdm
 
-from utils.faces.media import load_valid_crop
+from utils.faces.media import load_crop
 from utils.run.artifacts import atomic_path
 from utils.run.machine import environment
 
@@ -163,7 +163,7 @@ def _check_room(folder: Path, needed: int) -> None:
 def _fill(crops: np.ndarray, paths: Sequence[str], side: int, *, progress: bool) -> None:
     def fill(start: int) -> int:
         for row in range(start, min(start + CROPS_A_CHUNK, len(paths))):
-            crops[row] = resized(load_valid_crop(paths[row]), side)
+            crops[row] = resized(load_crop(paths[row]), side)
         return min(CROPS_A_CHUNK, len(paths) - start)
 
     # Threads: decoding lets go of the interpreter lock, and writes straight into the map.

@@ -1,15 +1,27 @@
-"""Crops of every layout become one index, and whatever is left out is counted."""
+"""Crops of every layout are listed, opened once and found again; what is left out is counted."""
 
 import io
 import os
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from utils.data.crops import crop_paths, parse_frame_name, scan_crops, summarise_left_out
+from utils.data.crops import (
+    STATISTICS,
+    crop_paths,
+    face_facts,
+    find_pairs,
+    image_statistics,
+    inspect_crops,
+    parse_frame_name,
+    read_crops,
+    scan_crops,
+)
+from utils.faces.detection import CropRecipe
 from utils.run import machine
 
 HEADER = "filename,label,split,original"
@@ -98,8 +110,9 @@ def test_deepfake_faces_has_a_crop_a_video(tmp_path):
     assert crops["original"].tolist() == ["", "a"]
     assert set(crops["frame"]) == {0} and set(crops["face"]) == {1}
     assert dict(zip(left_out["reason"], left_out["name"])) == {
-        **{"no image": "c", "unlisted image": "x", "file name is no image": "notes.txt"},
-        "second image of a video": "b.png",
+        **{"no image": "c", "unlisted image": "x"},
+        "file name is no image": "faces_224/notes.txt",
+        "second image of a video": "faces_224/b.png",
     }
 
 
@@ -283,15 +296,6 @@ def test_one_class_only_names_file_and_column(tmp_path, label):
         scan_crops(tmp_path)
 
 
-def test_the_summary_counts_each_reason_with_examples():
-    rows = [("d", "no folder", name) for name in "cab"] + [("d", "unknown label", "z")]
-    left_out = pd.DataFrame(rows, columns=["dataset", "reason", "name"])
-    assert summarise_left_out(left_out, examples=2) == {
-        "no folder": {"count": 3, "examples": ["a", "b"]},
-        "unknown label": {"count": 1, "examples": ["z"]},
-    }
-
-
 # --- nothing outside the data set ---------------------------------------------------------------
 
 
@@ -457,3 +461,310 @@ def test_crops_that_are_elsewhere_now_are_a_clear_error(tmp_path, part):
         (part / path).unlink()
     with pytest.raises(FileNotFoundError, match="set DATA to the folder that 01_explore_data read"):
         crop_paths(crops, part)
+
+
+# --- opening ------------------------------------------------------------------------------------
+
+
+def encoded(pixels, kind):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def noise(seed, size=16):
+    return np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+
+
+def table(root, files):
+    """Write files {name: bytes} and list them as scan_crops would; r... is REAL, f... FAKE."""
+    for name, content in files.items():
+        (root / name).write_bytes(content)
+    names = list(files)
+    return pd.DataFrame(
+        {
+            **{"path": names, "dataset": "d", "video": names, "root": str(root)},
+            "label": ["REAL" if name[0] == "r" else "FAKE" for name in names],
+        }
+    )
+
+
+def inspect(crops):
+    return inspect_crops(crops, progress=False)
+
+
+@pytest.fixture
+def good():
+    return {"r.png": encoded(noise(0), "PNG"), "f.jpg": encoded(noise(1, 24), "JPEG")}
+
+
+def test_readable_crops_keep_their_rows_and_get_their_facts(tmp_path, good):
+    crops, left_out = inspect(table(tmp_path, good))
+    assert left_out.empty and list(left_out) == ["dataset", "reason", "name"]
+    assert crops["path"].tolist() == ["r.png", "f.jpg"]
+    assert crops[["width", "height"]].to_numpy().tolist() == [[16, 16], [24, 24]]
+    assert crops["file_bytes"].tolist() == [len(content) for content in good.values()]
+    expected = pd.Series(image_statistics(noise(0)))
+    pd.testing.assert_series_equal(crops.loc[0, STATISTICS].astype(float), expected, check_names=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("f2.png", encoded(noise(2), "PNG")[:-400], "truncated image"),
+        ("f2.png", encoded(noise(2), "PNG")[:45], "truncated image"),
+        ("f2.jpg", encoded(noise(2, 64), "JPEG")[:-1500], "truncated image"),
+        ("f2.jpg", encoded(noise(2), "JPEG")[:12], "truncated image"),
+        ("f2.png", b"", "unreadable image"),
+        ("f2.jpg", b"no image at all", "unreadable image"),
+    ],
+)
+def test_a_damaged_crop_is_counted_and_the_others_stay(tmp_path, good, name, content, reason):
+    crops, left_out = inspect(table(tmp_path, good | {name: content}))
+    assert crops["path"].tolist() == ["r.png", "f.jpg"]
+    assert left_out.to_dict("records") == [{"dataset": "d", "reason": reason, "name": name}]
+
+
+def test_a_folder_or_a_missing_file_is_an_unreadable_crop(tmp_path, good):
+    rows = table(tmp_path, good | {"f2.png": b"", "f3.png": b""})
+    for name in ("f2.png", "f3.png"):
+        (tmp_path / name).unlink()
+    (tmp_path / "f2.png").mkdir()
+    crops, left_out = inspect(rows)
+    assert len(crops) == 2
+    assert left_out["reason"].tolist() == ["unreadable image"] * 2
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "WEBP"])
+def test_no_damage_to_a_file_stops_the_inspection(tmp_path, good, kind):
+    rng = np.random.default_rng(5)
+    whole = np.frombuffer(encoded(noise(3, 8), kind), dtype=np.uint8)
+    files = dict(good)
+    for n in range(150):
+        broken = whole.copy()[: rng.integers(1, len(whole) + 1)]
+        broken[rng.integers(0, len(broken), 3)] = rng.integers(0, 256, 3)
+        files[f"f{n}.{kind.lower()}"] = broken.tobytes()
+    crops, left_out = inspect(table(tmp_path, files))
+    assert len(crops) + len(left_out) == len(files)
+    assert len(left_out) > 50
+    assert set(left_out["reason"]) <= {"truncated image", "unreadable image"}
+
+
+def test_many_crops_come_back_in_their_order(tmp_path):
+    files = {f"{'rf'[n % 2]}{n}.png": encoded(noise(n, 4 + n), "PNG") for n in range(150)}
+    crops, _ = inspect(table(tmp_path, files))
+    assert crops["path"].tolist() == list(files)
+    assert crops["width"].tolist() == [4 + n for n in range(150)]
+
+
+def test_the_index_of_the_rows_does_not_matter(tmp_path, good):
+    rows = table(tmp_path, good | {"f2.png": b""}).set_axis([7, 3, 5])
+    crops, left_out = inspect(rows)
+    assert crops["path"].tolist() == ["r.png", "f.jpg"]
+    assert left_out["name"].tolist() == ["f2.png"]
+
+
+def test_a_class_without_one_readable_crop_is_an_error_with_an_example(tmp_path, good):
+    with pytest.raises(ValueError, match=r"both classes are needed; 1 cannot .*\(such as .*f\.jpg"):
+        inspect(table(tmp_path, good | {"f.jpg": b"broken"}))
+
+
+def test_the_digest_of_a_crop_changes_with_one_byte_of_its_file(tmp_path, good):
+    before, _ = inspect(table(tmp_path, good))
+    after, _ = inspect(table(tmp_path, good | {"r.png": good["r.png"] + b"\0"}))
+    assert (before["digest"] != after["digest"]).tolist() == [True, False]
+
+
+def test_sixteen_bits_and_transparency_are_measured_as_a_viewer_shows_them(tmp_path, good):
+    deep = io.BytesIO()
+    Image.fromarray(np.full((8, 8), 32768, dtype=np.uint16)).save(deep, "PNG")
+    glass = io.BytesIO()
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(glass, "PNG")
+    files = good | {"f16.png": deep.getvalue(), "fglass.png": glass.getvalue()}
+    crops, _ = inspect(table(tmp_path, files))
+    assert crops["brightness"].tolist()[2:] == pytest.approx([0.5, 1.0], abs=0.01)
+
+
+def test_read_crops_lists_opens_and_tells_of_both(part):
+    touch(part, "real/x.png")
+    (part / "fake" / "0_2.png").write_bytes(b"no image")
+    crops, left_out = read_crops(part)
+    assert crops["path"].tolist() == ["fake/0.png", "real/0.png", "real/10.png"]
+    assert set(crops["width"]) == {1}
+    assert reasons(left_out) == {"file name is no frame": 1, "unreadable image": 1}
+
+
+# --- statistics ---------------------------------------------------------------------------------
+
+
+def test_black_and_white_have_no_contrast_and_no_edges():
+    for value in (0, 255):
+        found = image_statistics(np.full((8, 8, 3), value, dtype=np.uint8))
+        level = value / 255
+        assert list(found) == STATISTICS
+        assert list(found.values()) == pytest.approx([level, 0, 0, level, level, level])
+
+
+def test_a_checkerboard_is_half_bright_with_the_greatest_contrast():
+    board = (np.indices((8, 8)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    found = image_statistics(np.repeat(board[..., None], 3, axis=2))
+    assert found["brightness"] == pytest.approx(0.5)
+    assert found["contrast"] == pytest.approx(0.5)
+    # The Laplacian is the sum of four neighbours less four times the centre: +-4 * 255 everywhere.
+    assert found["sharpness"] == pytest.approx(np.log10((4 * 255) ** 2 + 1))
+
+
+def test_colours_are_told_apart():
+    red = np.zeros((4, 4, 3), dtype=np.uint8)
+    red[..., 0] = 255
+    found = image_statistics(red)
+    assert (found["red"], found["green"], found["blue"]) == (1, 0, 0)
+    assert found["brightness"] == pytest.approx(0.299, abs=0.005)
+
+
+def test_a_single_pixel_is_described_too():
+    assert image_statistics(np.full((1, 1, 3), 255, dtype=np.uint8))["brightness"] == 1
+
+
+# --- a fake beside its original -----------------------------------------------------------------
+
+
+def test_a_pair_shows_one_frame_where_both_have_it_and_near_ones_else(tmp_path):
+    rows = [
+        "r.mp4,REAL,,",
+        "s.mp4,REAL,,",
+        "f.mp4,FAKE,,r.mp4",
+        "g.mp4,FAKE,,s.mp4",
+        "h.mp4,FAKE,,",
+    ]
+    crops = ["r/0.png", "r/20.png", "f/8.png", "f/20.png", "f/20_2.png", "h/0.png"]
+    crops += ["s/0.png", "s/50.png", "g/30.png"]
+    make_part(tmp_path, rows, crops)
+    pairs = find_pairs(scan_crops(tmp_path)[0])
+    found = {tuple(Path(path).relative_to(tmp_path).as_posix() for path in pair)
+             for pair in zip(pairs["real"], pairs["fake"])}  # fmt: skip
+    assert found == {("r/20.png", "f/20.png"), ("s/50.png", "g/30.png")}
+    assert set(pairs["method"]) == {"unknown"}
+
+
+def test_the_order_of_pairs_is_drawn(families):
+    scanned, _ = scan_crops(families)
+    first = find_pairs(scanned, seed=0)
+    assert len(first) == 9  # of twelve originals, three have no fake
+    assert find_pairs(scanned, seed=0).equals(first)
+    other = find_pairs(scanned, seed=1)
+    assert not other.equals(first) and set(other["real"]) == set(first["real"])
+
+
+def test_without_originals_there_is_no_pair(tmp_path):
+    touch(tmp_path, "real/1.jpg", "fake/1.jpg")
+    assert find_pairs(scan_crops(tmp_path)[0]).empty
+
+
+# --- what 00 knew of each face ------------------------------------------------------------------
+
+BOXES = "video,frame,face,track,x1,y1,x2,y2,probability"
+
+
+def cut_by_00(root, boxes, films=("v.mp4,d,1280,720",)):
+    """A folder as 00 leaves it, but for the crops."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "boxes.csv").write_text("\n".join([BOXES, *boxes]) + "\n")
+    header = "filename,dataset,width,height,label,original"
+    lines = [header, *(f"{film},REAL," for film in films)]
+    (root / "metadata.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def index_of(*faces, dataset="d", side=160):
+    """Rows of an index for faces given as (video, frame, face)."""
+    rows = pd.DataFrame(faces, columns=["video", "frame", "face"])
+    return rows.assign(dataset=dataset, width=side, height=side - 10)
+
+
+def test_boxes_beside_the_crops_tell_track_probability_and_sizes(tmp_path):
+    root = cut_by_00(tmp_path, ["v,0,1,3,100,50,180,170,0.99", "v,10,1,3,100,50,140,70,0.9"])
+    index = index_of(("v", 10, 1), ("v", 0, 1)).set_axis([7, 3])
+    facts = face_facts(index, root, tmp_path / "out")
+    assert facts.index.tolist() == [7, 3]
+    assert facts["track"].tolist() == [3, 3]
+    assert facts["probability"].tolist() == [0.9, 0.99]
+    # A frame of 1280 x 720 is searched at a quarter; `side` counts pixels there.
+    assert facts["side"].tolist() == [20 / 4, 80 / 4]
+    assert facts["face_size"].tolist() == [40, 120]
+
+
+def test_the_recipe_beside_them_says_how_far_frames_were_shrunk(tmp_path):
+    root = cut_by_00(tmp_path, ["v,0,1,0,0,0,80,120,1"])
+    recipe = CropRecipe(scale=0.5)
+    (root / "recipe.json").write_text(f'{{"scale": {recipe.scale}}}')
+    facts = face_facts(index_of(("v", 0, 1)), root, tmp_path / "out")
+    assert facts["side"].tolist() == [80 * recipe.shrunk(1280, 720)[0] / 1280] == [40]
+
+
+def test_crops_that_lie_elsewhere_are_found_again_in_output(tmp_path):
+    cut_by_00(tmp_path / "out" / "faces", ["v,0,1,2,0,0,80,120,1"])
+    data = make_part(tmp_path / "d", ["v.mp4,REAL,,", "w.mp4,FAKE,,v.mp4"])
+    index = index_of(("v", 0, 1), ("w", 0, 1))
+    facts = face_facts(index, data, tmp_path / "out")
+    assert facts["track"].isna().tolist() == [False, True]
+    assert facts["face_size"].tolist() == [120, 160]
+    assert facts["probability"].isna().tolist() == [False, True]
+
+
+def test_where_no_boxes_are_nothing_is_known_but_the_size_of_the_crop(tmp_path, part):
+    facts = face_facts(index_of(("real", 0, 1), dataset="part"), part, tmp_path / "out")
+    assert facts[["track", "probability", "side"]].isna().all(axis=None)
+    assert facts["face_size"].tolist() == [160]
+
+
+def test_tracks_of_a_video_are_known_of_all_its_crops_or_of_none(tmp_path):
+    boxes = ["v,0,1,0,0,0,80,80,1", "v,10,1,0,0,0,80,80,1", "w,0,1,5,0,0,80,80,1"]
+    root = cut_by_00(tmp_path, boxes, ["v.mp4,d,1280,720", "w.mp4,d,1280,720"])
+    index = index_of(("v", 0, 1), ("v", 10, 1), ("v", 20, 1), ("w", 0, 1))
+    facts = face_facts(index, root, tmp_path / "out")
+    assert facts["track"].isna().tolist() == [True, True, True, False]
+    assert facts["face_size"].tolist() == [80, 80, 160, 80]
+
+
+def test_a_video_of_the_same_name_in_another_data_set_has_its_own_facts(tmp_path):
+    for name, track in (("a", 1), ("b", 2)):
+        cut_by_00(tmp_path / name, [f"v,0,1,{track},0,0,80,80,1"], [f"v.mp4,{name},640,360"])
+    make_part(tmp_path / "c", ["v.mp4,REAL,,"])
+    cut_by_00(tmp_path / "out" / "faces", ["v,0,1,3,0,0,80,80,1"], ["v.mp4,e,640,360"])
+    index = pd.concat([index_of(("v", 0, 1), dataset=name) for name in "bca"], ignore_index=True)
+    facts = face_facts(index, tmp_path, tmp_path / "out")
+    assert facts["track"].fillna(-1).tolist() == [2, -1, 1]
+
+
+def test_without_sizes_of_frames_the_side_alone_is_unknown(tmp_path):
+    faces = cut_by_00(tmp_path / "out" / "faces", ["v,0,1,0,0,0,80,80,1"])
+    (faces / "metadata.csv").unlink()
+    data = make_part(tmp_path / "d", ["v.mp4,REAL,,"])
+    facts = face_facts(index_of(("v", 0, 1)), data, tmp_path / "out")
+    assert facts["track"].tolist() == [0] and facts["side"].isna().all()
+    cut_by_00(faces, ["v,0,1,0,0,0,80,80,1"], ["v.mp4,d,,720"])
+    facts = face_facts(index_of(("v", 0, 1)), data, tmp_path / "out")
+    assert facts["track"].tolist() == [0] and facts["side"].isna().all()
+
+
+def test_a_face_that_is_listed_twice_is_the_first(tmp_path):
+    root = cut_by_00(tmp_path, ["v,0,1,4,0,0,80,80,1", "v,0,1,9,0,0,20,20,1", "v,,1,0,0,0,8,8,1"])
+    facts = face_facts(index_of(("v", 0, 1)), root, tmp_path / "out")
+    assert facts["track"].tolist() == [4]
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (BOXES.replace("track,", "") + "\nv,0,1,0,0,8,8,1\n", "track missing"),
+        (BOXES + "\nv,0,1,0,0,0,wide,8,1\n", "is damaged: .*wide"),
+        (BOXES + '\nv,0,1,0,"0\n', "cannot be read as CSV"),
+        ("", "cannot be read as CSV"),
+    ],
+)
+def test_damaged_boxes_are_named(tmp_path, content, what):
+    root = cut_by_00(tmp_path, [])
+    (root / "boxes.csv").write_text(content)
+    with pytest.raises(ValueError, match=rf"boxes\.csv.*{what}"):
+        face_facts(index_of(("v", 0, 1)), root, tmp_path / "out")

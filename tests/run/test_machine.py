@@ -179,7 +179,7 @@ def test_a_folder_on_drive_mounts_it_once_and_only_on_colab(nowhere, monkeypatch
 
 FAULTS = """
 import resource, sys, torch
-from utils.runtime import get_device
+from utils.run.machine import get_device
 if sys.argv[1] == "keep":
     get_device("cpu")
 def faults(mib):

@@ -1,3 +1,5 @@
+"""Faces are cut to the pixel as the main data set's were, and followed through a video."""
+
 from pathlib import Path
 
 import cv2
@@ -9,11 +11,15 @@ from PIL import Image
 
 from utils.faces.detection import (
     CropRecipe,
+    Linker,
     _MaxPool,
     cut_faces,
-    link_tracks,
+    face_side,
+    find_faces,
     load_detector,
+    look,
     read_recipe,
+    shrink,
 )
 from utils.faces.media import sample_frames
 
@@ -105,13 +111,19 @@ def record(folder, text):
 
 
 def test_the_recipe_of_crops_is_the_one_beside_them_or_the_default(tmp_path):
-    cut = record(tmp_path / "cut", '{"image_size": 96, "align": true}')
-    assert read_recipe([cut]) == CropRecipe(image_size=96, align=True)
+    cut = record(tmp_path / "cut", '{"image_size": 96}')
+    assert read_recipe([cut]) == CropRecipe(image_size=96)
     assert read_recipe([tmp_path]) == read_recipe([]) == RECIPE
-    same = record(tmp_path / "same", "{}")
+    same = record(tmp_path / "same", '{"align": false}')  # as older versions wrote it
     assert read_recipe([tmp_path, same]) == RECIPE
     with pytest.raises(ValueError, match="cut in different ways"):
         read_recipe([tmp_path, cut])
+
+
+def test_crops_that_an_older_version_aligned_are_refused_with_the_way_out(tmp_path):
+    aligned = record(tmp_path / "aligned", '{"image_size": 96, "align": true}')
+    with pytest.raises(ValueError, match=r"recipe\.json.* no longer aligned: cut .* again"):
+        read_recipe([aligned])
 
 
 @pytest.mark.parametrize("text", ["{", '{"zoom": 2}', '["x"]', '{"scale": "big"}'])
@@ -166,28 +178,6 @@ def test_crops_of_real_frames_are_the_files_that_facenet_pytorch_saves(tmp_path,
     assert n_faces >= len(VIDEOS)
 
 
-def test_aligned_faces_have_level_eyes_in_the_same_place(detector):
-    """A head that is turned by 20 degrees comes out as one that is upright."""
-    recipe = CropRecipe(align=True, image_size=112, margin=0)
-    upright = Image.fromarray(scene((320, 180, 220)))
-    turned = upright.rotate(20, Image.Resampling.BICUBIC, fillcolor=(120, 150, 120))
-    eyes = []
-    for image in (upright, turned):
-        (face,) = cut_faces(detector, image, recipe)
-        dark = np.asarray(face.crop.convert("L"))[40:62] < 90
-        columns = [np.flatnonzero(half.any(0)) for half in (dark[:, 26:50], dark[:, 62:86])]
-        rows = [np.nonzero(half)[0].mean() for half in (dark[:, 26:50], dark[:, 62:86])]
-        assert all(len(column) for column in columns)
-        assert abs(rows[0] - rows[1]) < 3  # level
-        eyes.append(np.asarray(face.crop).astype(float))
-    assert np.abs(eyes[0] - eyes[1])[20:100, 20:92].mean() < 12
-    squeezed = [
-        cut_faces(detector, image, CropRecipe(image_size=112)) for image in (upright, turned)
-    ]
-    plain = [np.asarray(faces[0].crop).astype(float) for faces in squeezed]
-    assert np.abs(plain[0] - plain[1])[20:100, 20:92].mean() > 15  # a broken twin
-
-
 def test_the_way_of_shrinking_shows_in_the_pixels(detector):
     """A broken twin: were the parity test blind to the filter, these would be equal."""
     image = Image.fromarray(scene(LEFT))
@@ -218,8 +208,46 @@ def test_grey_images_are_taken(detector):
     assert cut_faces(detector, grey, RECIPE)[0].crop.mode == "RGB"
 
 
+def test_boxes_do_not_depend_on_landmarks_that_nobody_reads(detector):
+    small = shrink(Image.fromarray(scene(LEFT, RIGHT)), RECIPE)
+    with_landmarks, probabilities, _ = detector.detect(small, landmarks=True)
+    found = find_faces(detector, small)
+    assert np.array_equal([box for box, _ in found], with_landmarks.astype(float))
+    assert [probability for _, probability in found] == probabilities.tolist()
+
+
+def test_side_of_a_face_is_counted_in_pixels_of_the_shrunk_frame():
+    box, frame = (100.0, 50.0, 300.0, 350.0), (1920, 1080)
+    assert face_side(box, frame, RECIPE) == 200 * 480 / 1920
+    boxes, widths, heights = np.array([box, box]), np.array([1920, 320]), np.array([1080, 180])
+    assert face_side(boxes, (widths, heights), RECIPE).tolist() == [50, 200]
+    assert face_side(boxes, frame, RECIPE).tolist() == [50, 50]
+
+
+# people
+
+
 def box(x, y=50.0, side=40.0):
     return (x - side / 2, y - side / 2, x + side / 2, y + side / 2)
+
+
+def unit(*values):
+    vector = np.array(values, dtype=float)
+    return vector / np.linalg.norm(vector)
+
+
+ANNA, BEN = unit(1, 0), unit(0, 1)
+
+
+def linked(frames, looks):
+    linker = Linker()
+    return [linker.link(boxes, seen) for boxes, seen in zip(frames, looks, strict=True)]
+
+
+def linked_by_place(frames):
+    """All faces look as little alike as those of one person ever do: places decide."""
+    fresh = iter(np.eye(400)[1:] * np.sqrt(0.6) + np.eye(400)[0] * np.sqrt(0.4))
+    return linked(frames, [[next(fresh) for _ in boxes] for boxes in frames])
 
 
 @pytest.mark.parametrize(
@@ -236,4 +264,67 @@ def box(x, y=50.0, side=40.0):
     ],
 )
 def test_faces_of_one_person_share_a_track(frames, tracks):
-    assert link_tracks(frames) == tracks
+    assert linked_by_place(frames) == tracks
+
+
+def test_people_who_cross_keep_their_tracks():
+    frames = [[box(20 + 30 * i), box(140 - 30 * i, y=55)] for i in range(6)]
+    assert linked_by_place(frames) == [[1, 2]] * 6
+
+
+def test_people_who_meet_and_turn_back_are_told_apart_by_their_looks():
+    places = [(20, 140), (50, 110), (50, 110), (20, 140)]
+    frames = [[box(a), box(b)] for a, b in places]
+    assert linked(frames, [[ANNA, BEN]] * 4) == [[1, 2]] * 4
+
+
+def test_person_out_of_sight_comes_back_as_the_same_one():
+    frames = [[box(10), box(200)], [box(12)], [box(13)], [box(205), box(12)]]
+    assert linked_by_place(frames) == [[1, 2], [1], [1], [2, 1]]
+
+
+def test_person_who_is_elsewhere_after_a_cut_is_found_by_the_looks():
+    frames = [[box(10)], [box(600, side=150)]]
+    assert linked_by_place(frames) == [[1], [2]]
+    assert linked(frames, [[ANNA], [ANNA]]) == [[1], [1]]
+    assert linked(frames, [[ANNA], [BEN]]) == [[1], [2]]
+
+
+def test_another_person_at_the_same_place_is_another_track():
+    frames = [[box(10)], [box(12)], [box(10)]]
+    assert linked(frames, [[ANNA], [BEN], [ANNA]]) == [[1], [2], [1]]
+
+
+def test_people_who_change_places_between_two_frames_are_told_apart_by_their_looks():
+    frames = [[box(10), box(300)]] * 4
+    swapped = [[ANNA, BEN], [ANNA, BEN], [BEN, ANNA], [BEN, ANNA]]
+    assert linked(frames, swapped) == [[1, 2], [1, 2], [2, 1], [2, 1]]
+
+
+def test_person_who_turns_the_head_stays_the_same_one():
+    turned = [[unit(1, 0.25 * i)] for i in range(8)]  # in the end like 0.5 to the first look
+    assert linked([[box(10 + i)] for i in range(8)], turned) == [[1]] * 8
+
+
+def test_nearest_pairs_are_taken_together_and_not_one_by_one():
+    # Greedily the second face (10 away) would take track 1, and the first could join nothing.
+    frames = [[box(100), box(170)], [box(30), box(110)]]
+    assert linked_by_place(frames) == [[1, 2], [1, 2]]
+
+
+def test_crowd_keeps_its_order():
+    rng = np.random.default_rng(0)
+    places = np.arange(8) * 100.0
+    frames = [[box(x + dx) for x, dx in zip(places, rng.normal(0, 12, 8))] for _ in range(20)]
+    assert linked_by_place(frames) == [list(range(1, 9))] * 20
+
+
+@pytest.mark.parametrize("brightness", [0.5, 1.4])
+def test_look_survives_another_light_and_tells_two_pictures_apart(brightness):
+    rng = np.random.default_rng(0)
+    one, other = (rng.integers(40, 160, (8, 8, 3), dtype=np.uint8) for _ in range(2))
+    big = [Image.fromarray(a).resize((160, 160)) for a in (one, other)]
+    lit = big[0].point(lambda level: level * brightness)
+    assert look(big[0]) @ look(lit) > 0.9
+    assert look(big[0]) @ look(big[1]) < 0.5
+    assert np.linalg.norm(look(Image.new("RGB", (160, 160)))) == 0

@@ -1,0 +1,486 @@
+"""One model on val and test: scored once, judged by a frozen decision, measured with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from utils.data.baselines import beside_files
+from utils.data.crops import (
+    crop_paths,
+    face_facts,
+    image_statistics,
+    inspect_crops,
+    scan_crops,
+    spread_frames,
+)
+from utils.data.splits import check_splits, source_groups
+from utils.faces.detection import focus
+from utils.faces.media import load_crop
+from utils.model.network import find_model, keep_model
+from utils.model.scoring import Scorer, load_scorer
+from utils.run.artifacts import ARTIFACTS, CLASSES, atomic_path, read_json, write_json, write_table
+from utils.run.jobs import map_threads
+from utils.run.machine import versions
+from utils.stats.decisions import (
+    FACE_FACTS,
+    THRESHOLD_RULES,
+    Decision,
+    choose_decision,
+    choose_threshold,
+    compare_aggregations,
+)
+from utils.stats.metrics import (
+    bootstrap,
+    confusion_counts,
+    exchange_test,
+    group_mean,
+    majority_baseline,
+    paired_bootstrap,
+    score_table,
+    shuffled_labels,
+    y_true_of,
+)
+
+VIDEO = ["dataset", "video"]
+#: Column of the logits of a further model.
+OTHER = "logit_model_"
+#: What is cut into thirds, with the words for its ends and middle and the digits of its numbers.
+NUMERIC = {
+    "face_size": (("small", "middle", "large"), 0),
+    "brightness": (("dark", "middle", "bright"), 2),
+    "sharpness": (("blurred", "middle", "sharp"), 2),
+}
+#: Under so many videos of either class, a slice is marked as small.
+SMALL = 10
+
+
+def score_index(
+    index: pd.DataFrame,
+    data: str | Path,
+    output: str | Path,
+    scorer: Scorer,
+    *,
+    models: Sequence[str] = (),
+    **batches: int,
+) -> pd.DataFrame:
+    """Score every crop of val and test once by each model.
+
+    Args:
+        index: of index.csv, whole; checked for leaks.
+        data, output: DATA and OUTPUT.
+        scorer: of the model that is evaluated.
+        models: further model folders, or outputs that hold one.
+        batches: `batch_size` and `num_workers` of `Scorer.score_paths`.
+    Returns:
+        A row a crop, as in index.csv, with `file` (its path here), `track` and FACE_FACTS where
+        00's boxes tell, `face_size, brightness, sharpness`, `logit`, and a column a further model.
+    Raises:
+        ValueError: the split leaks, or a crop cannot be read.
+        FileNotFoundError: `models` names a folder without a model.
+    """
+    check_splits(index)
+    others = name_models(models)
+    rows = index[index["split"] != "train"].reset_index(drop=True)
+    crops = _described(rows.assign(file=crop_paths(rows, data)), face_facts(rows, data, output))
+    crops["logit"] = scorer.score_paths(crops["file"].tolist(), **batches)
+    for name, folder in others.items():
+        other = load_scorer(folder, device=scorer.device)
+        crops[f"{OTHER}{name}"] = other.score_paths(crops["file"].tolist(), **batches)
+    return crops
+
+
+def _described(crops: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
+    """`crops` with what is known of each face, and how it looks."""
+
+    def look(path: str) -> tuple[float, float, float]:
+        image = load_crop(path)
+        row = image_statistics(np.asarray(image))
+        return row["brightness"], row["sharpness"], focus(image)
+
+    looks = pd.DataFrame(
+        map_threads(look, crops["file"].tolist(), desc="describe", unit="crop"),
+        columns=["brightness", "sharpness", "focus"],
+        index=crops.index,
+        dtype=np.float64,
+    )
+    looks["focus"] = looks["focus"].where(facts["track"].notna())
+    return crops.join(facts).join(looks.round({"brightness": 4, "sharpness": 4, "focus": 6}))
+
+
+def name_models(folders: Sequence[str]) -> dict[str, Path]:
+    """Names for model folders, or for outputs that hold one: the last part of the path that tells.
+
+    Raises:
+        FileNotFoundError: a folder holds no model.
+    """
+    named: dict[str, Path] = {}
+    for folder in folders:
+        home = find_model(folder)
+        if not (home / "config.json").is_file():
+            raise FileNotFoundError(f"MODELS: {folder} holds no model: config.json is missing")
+        resolved = home.resolve()
+        stem = resolved.parent.name if resolved.name == "model" else resolved.name
+        used = {*named, "this model"}
+        names = (f"{stem}_{i}" if i else stem for i in range(len(used) + 1))
+        named[next(name for name in names if name not in used)] = home
+    return named
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model under its decision, on val and test: all that the sections of 04 look at.
+
+    Attributes:
+        scorer: the model.
+        decision: as it was chosen on val.
+        index: of index.csv, whole.
+        data: DATA.
+        crops: of `score_index`, with `score` and `decides`.
+        videos: a row a video: of `Decision.judge_videos`, with `method`, `faces` ("1", or "2 or
+            more" in a frame), medians of NUMERIC, and `zero_pixel`: P(FAKE) by the files alone.
+        files: the zero-pixel baseline and what the model has over it, of `beside_files`.
+        audit: of data_audit.json.
+        settings: `n_resamples` and `seed` of every bootstrap.
+    """
+
+    scorer: Scorer
+    decision: Decision
+    index: pd.DataFrame
+    data: str
+    crops: pd.DataFrame
+    videos: pd.DataFrame
+    files: dict[str, Any]
+    audit: dict[str, Any]
+    settings: Mapping[str, int]
+
+    @classmethod
+    def open(
+        cls,
+        scored: pd.DataFrame,
+        decision: Decision,
+        index: pd.DataFrame,
+        data: str,
+        output: str | Path,
+        scorer: Scorer,
+        **settings: int,
+    ) -> Evaluation:
+        """Judge the crops of `score_index` by a decision, those of test too.
+
+        Args:
+            scored, index, data, output, scorer: as for `score_index`.
+            decision: chosen on val.
+            settings: `n_resamples` and `seed` of every bootstrap.
+        """
+        crops = decision.score_crops(scored, by=VIDEO)
+        audit = read_json(output, "data_audit.json")
+        grouped = crops.groupby(VIDEO, sort=False)
+        facts = grouped[list(NUMERIC)].median().assign(method=grouped["method"].first())
+        most = crops.groupby([*VIDEO, "frame"]).size().groupby(VIDEO).max()
+        facts["faces"] = np.where(most.reindex(facts.index) > 1, "2 or more", "1")
+        videos, files = beside_files(
+            decision.judge_videos(crops),
+            index,
+            crop_paths(index, data),
+            audit["zero_pixel"],
+            threshold=decision.threshold,
+            **settings,
+        )
+        videos = videos.merge(facts.reset_index(), on=VIDEO)
+        return cls(scorer, decision, index, str(data), crops, videos, files, audit, settings)
+
+    @property
+    def train(self) -> pd.DataFrame:
+        """Crops that were trained on, as in index.csv."""
+        return self.index[self.index["split"] == "train"]
+
+    @property
+    def test_crops(self) -> pd.DataFrame:
+        """Crops of test."""
+        return self.crops[self.crops["split"] == "test"]
+
+    @property
+    def test(self) -> pd.DataFrame:
+        """Videos of test."""
+        return self.videos[self.videos["split"] == "test"]
+
+    def bootstrap(self, table: pd.DataFrame) -> dict[str, Any]:
+        """Every metric of crops or videos with its interval over sources."""
+        return bootstrap(
+            y_true_of(table),
+            table["score"],
+            groups=table["source"],
+            threshold=self.decision.threshold,
+            **self.settings,
+        )
+
+    def headline(self) -> dict[str, Any]:
+        """What metrics.json says first, by crop ("frame" there) and by video.
+
+        Returns:
+            `frame` and `video`: every metric as {value, low, high}; `n`, `confusion`,
+            `calibration`; `baselines`: what always the majority, the files alone and shuffled
+            labels reach.
+        """
+        train = {"frame": self.train, "video": self.train.drop_duplicates(VIDEO)}
+        result: dict[str, Any] = {"n": {}, "confusion": {}}
+        majority = {}
+        for level, table in {"frame": self.test_crops, "video": self.test}.items():
+            y_true = y_true_of(table)
+            result[level] = self.bootstrap(table)
+            result["n"][level] = {
+                **table["label"].value_counts(),
+                "sources": table["source"].nunique(),
+            }
+            result["confusion"][level] = confusion_counts(
+                y_true, table["score"], threshold=self.decision.threshold
+            )
+            majority[level] = majority_baseline(y_true_of(train[level]), y_true)
+        luck = shuffled_labels(y_true_of(self.test), self.test["score"], **self.settings)
+        shuffled = {"roc_auc": luck}
+        baselines = {"majority": majority, "zero_pixel": self.files, "shuffled_labels": shuffled}
+        return result | {"baselines": baselines, "calibration": _calibration(self)}
+
+    def compare_models(self) -> dict[str, Any]:
+        """`models`: this one against each further one, on the same test videos; {} without any.
+
+        Each has its own temperature, aggregation and threshold, chosen on val.
+
+        Returns:
+            Model to its `roc_auc`, `balanced_accuracy` and `log_loss`, and the `temperature`,
+            `aggregation` and `threshold` that they rest on; from the second on,
+            `roc_auc_difference` (this model less that one) with its paired interval, and `p_value`
+            of `exchange_test`.
+        """
+        columns = {
+            name.removeprefix(OTHER): name for name in self.crops if str(name).startswith(OTHER)
+        }
+        result: dict[str, Any] = {}
+        ours: dict[str, Any] = {}
+        for name, column in ({"this model": "logit"} | columns if columns else {}).items():
+            rows = self.crops.assign(logit=self.crops[column])
+            decision = choose_decision(rows[rows["split"] == "val"])
+            videos = decision.judge_videos(rows[rows["split"] == "test"])
+            kept = {"groups": videos["source"], **self.settings}
+            y_true, score = y_true_of(videos), videos["score"]
+            own = bootstrap(y_true, score, threshold=decision.threshold, **kept)
+            result[name] = {
+                key: own[key] for key in ("roc_auc", "balanced_accuracy", "log_loss")
+            } | {key: getattr(decision, key) for key in ("temperature", "aggregation", "threshold")}
+            if not ours:
+                ours = {"score": score, "threshold": decision.threshold}
+                continue
+            pair = paired_bootstrap(
+                *(y_true, ours["score"], score),
+                threshold=ours["threshold"],
+                other_threshold=decision.threshold,
+                **kept,
+            )
+            result[name]["roc_auc_difference"] = pair["roc_auc"]
+            result[name]["p_value"] = exchange_test(y_true, ours["score"], score, **kept)
+        return {"models": result}
+
+    def compare_rules(self) -> dict[str, Any]:
+        """What else could have been chosen on val, and what the band of UNSURE does on test.
+
+        Returns:
+            `rules`: each of THRESHOLD_RULES to its `threshold`, and to the point values that follow
+            on `val` and on `test`; `aggregations`: of `compare_aggregations`; `abstention`: the
+            band with `test`: `coverage` and `error` of the decided videos, with intervals.
+        """
+        parts = {"val": self.videos[self.videos["split"] == "val"], "test": self.test}
+        y_val, targets = y_true_of(parts["val"]), self.decision.facts["targets"]
+        rules: dict[str, Any] = {}
+        for rule in THRESHOLD_RULES:
+            threshold = choose_threshold(y_val, parts["val"]["score"], rule=rule, **targets)
+            rules[rule] = {"threshold": threshold} | {
+                name: score_table(y_true_of(part), part["score"], threshold=threshold)
+                for name, part in parts.items()
+            }
+        decided = (self.test["decision"] != "UNSURE").to_numpy()
+        wrong = (self.test["decision"] != self.test["label"]).to_numpy()
+        kept = {"groups": self.test["source"], **self.settings}
+        effect = {
+            "coverage": group_mean(decided, **kept),
+            "error": group_mean(wrong, where=decided, **kept),
+        }
+        val = self.crops[self.crops["split"] == "val"]
+        return {
+            "rules": rules,
+            "rule_targets": targets,
+            "aggregations": compare_aggregations(val, self.decision.temperature).to_dict("records"),
+            "abstention": {**(self.decision.abstention or {}), "test": effect},
+        }
+
+    def slice_videos(self) -> dict[str, Any]:
+        """`slices`: scores of groups of the test videos.
+
+        A method is judged by its fakes against all real videos; every other group by the videos of
+        both classes in it. Numbers are cut into thirds of the videos. What is the same for all
+        makes no groups and is left out, but for the method.
+
+        Returns:
+            What it is grouped by to name to `n` (of a method its fakes), `REAL`, `FAKE`, `sources`,
+            `small` (under SMALL videos of a class), `roc_auc` and `balanced_accuracy`.
+        """
+        videos = self.test
+        real = videos["label"] == CLASSES[0]
+        groups: dict[str, dict[str, pd.Series]] = {"method": {}}
+        for method in sorted(videos.loc[~real, "method"].unique()):
+            groups["method"][method] = real | (videos["method"] == method)
+        for by in ("dataset", "faces"):
+            names = sorted(videos[by].unique())
+            groups[by] = {name: videos[by] == name for name in names if len(names) > 1}
+        for by, (words, digits) in NUMERIC.items():
+            groups[by] = _thirds(videos[by], words, digits)
+        result: dict[str, Any] = {}
+        for by, parts in groups.items():
+            for name, chosen in parts.items():
+                rows = videos[chosen]
+                table, counts = self.bootstrap(rows), _counted(rows)
+                result.setdefault(by, {})[name] = {
+                    "roc_auc": table["roc_auc"],
+                    "balanced_accuracy": table["balanced_accuracy"],
+                    "n": counts[CLASSES[1]] if by == "method" else len(rows),
+                    **counts,
+                    "small": min(counts[label] for label in CLASSES) < SMALL,
+                }
+        return {"slices": result}
+
+    def judge_elsewhere(
+        self, folders: Sequence[str], *, frames: int, **batches: int
+    ) -> tuple[list[dict[str, Any]], pd.DataFrame]:
+        """The test split, and further data sets scored and judged with everything frozen.
+
+        Args:
+            folders: each in any known crop layout; of what was trained on nothing is taken.
+            frames: evenly spaced ones of each video; 0 takes all.
+            batches: of `Scorer.score_paths`.
+        Returns:
+            A row a data set, the own test split first: `trained_on, tested_on, left_out` (videos),
+            counts and scores, and `elsewhere`; a row a crop of the further ones, for
+            extra_predictions.csv.
+        Raises:
+            ValueError: every video of a data set was trained on.
+        """
+        trained = {"trained_on": ", ".join(sorted(self.train["dataset"].unique()))}
+        own = {"tested_on": "its own test split", "left_out": 0}
+        rows = [trained | own | _generalisation(self, self.test)]
+        seen, extra = set(self.train["source"]), [self.crops.iloc[:0]]
+        for folder in folders:
+            crops, _ = scan_crops(folder)
+            crops = crops.assign(source=source_groups(crops), split="extra")
+            known = crops["source"].isin(seen) | crops["video"].isin(seen)
+            if known.all():
+                raise ValueError(f"EXTRA_DATA: every video of {Path(folder).name} was trained on")
+            kept, _ = inspect_crops(spread_frames(crops[~known].reset_index(drop=True), frames))
+            kept["file"] = [f"{root}/{path}" for root, path in zip(kept["root"], kept["path"])]
+            kept = _described(kept, face_facts(kept, folder, folder))
+            kept["logit"] = self.scorer.score_paths(kept["file"].tolist(), **batches)
+            kept = self.decision.score_crops(kept, by=VIDEO)
+            name = {
+                "tested_on": ", ".join(sorted(kept["dataset"].unique())),
+                "left_out": int(crops.loc[known, "video"].nunique()),
+                "elsewhere": True,
+            }
+            rows.append(trained | name | _generalisation(self, self.decision.judge_videos(kept)))
+            extra.append(kept)
+        return rows, pd.concat(extra, ignore_index=True)
+
+    def write(
+        self,
+        output: str | Path,
+        parts: Mapping[str, Any],
+        *,
+        extra: pd.DataFrame | None = None,
+        corrupted: pd.DataFrame | None = None,
+    ) -> dict[str, Any]:
+        """Write the tables, metrics.json, and the decision beside its model in OUTPUT.
+
+        Args:
+            parts: of metrics.json, of the methods above.
+            extra: of `judge_elsewhere`.
+            corrupted: logits a condition of the corrupted crops, of `stress`.
+        Returns:
+            The content of metrics.json.
+        """
+        crops = self.crops.assign(track=self.crops["track"].astype("Int64"))
+        crops = crops if corrupted is None else crops.join(corrupted)
+        write_table(crops.drop(columns=["file", "width", "height"]), output, "predictions.csv")
+        write_table(self.videos, output, "video_predictions.csv")
+        if extra is not None and len(extra):
+            names = [*ARTIFACTS["predictions.csv"].columns, *FACE_FACTS, "dataset"]
+            with atomic_path(Path(output) / "extra_predictions.csv") as temporary:
+                extra[names].to_csv(temporary, index=False)
+        keep_model(self.scorer.folder, output)  # the decision travels with its model
+        decision, facts = self.decision, self.scorer.facts
+        decision.write(output, prior=facts["prior"])
+        metrics = {
+            **parts,
+            "threshold": decision.threshold,
+            "threshold_rule": decision.rule,
+            "temperature": decision.temperature,
+            "offset": decision.offset,
+            "units": decision.units,
+            "aggregation": decision.aggregation,
+            "model": {"name": self.scorer.network.pretrained_cfg["architecture"], **facts},  # type: ignore[index, dict-item]
+            "data": {
+                "datasets": sorted(self.index["dataset"].unique()),
+                "fingerprint": self.audit["fingerprint"],
+            },
+            "versions": versions(),
+            "seed": self.settings["seed"],
+            "resamples": self.settings["n_resamples"],
+            "date": f"{pd.Timestamp.today():%Y-%m-%d}",
+        }
+        write_json(metrics, output, "metrics.json")
+        return metrics
+
+
+def _calibration(ev: Evaluation) -> dict[str, dict[str, float | None]]:
+    """Log loss, Brier score and calibration error of crops before and after, and of videos."""
+    stages = {
+        "crops_before": (ev.test_crops, Decision().score(ev.test_crops["logit"])),
+        "crops_after": (ev.test_crops, ev.test_crops["score"]),
+        "videos_after": (ev.test, ev.test["score"]),
+    }
+    return {
+        stage: {
+            name: value
+            for name, value in score_table(y_true_of(table), score, threshold=0.5).items()
+            if name in ("log_loss", "brier", "ece")
+        }
+        for stage, (table, score) in stages.items()
+    }
+
+
+def _counted(videos: pd.DataFrame) -> dict[str, int]:
+    counts = {label: int((videos["label"] == label).sum()) for label in CLASSES}
+    return {**counts, "sources": int(videos["source"].nunique())}
+
+
+def _thirds(values: pd.Series, words: Sequence[str], digits: int) -> dict[str, pd.Series]:
+    """Rows of each third by value, named with its range; none if the values hardly differ."""
+    edges = np.unique(values.quantile([1 / 3, 2 / 3]))
+    part = np.searchsorted(edges, values, side="left")
+    present = [values[part == k] for k in range(len(edges) + 1) if (part == k).any()]
+    if len(present) < 2:
+        return {}
+    named = words if len(present) == 3 else (words[0], words[2])
+    return {
+        f"{word}: {rows.min():.{digits}f} to {rows.max():.{digits}f}": values.between(
+            rows.min(), rows.max()
+        )
+        for word, rows in zip(named, present, strict=True)
+    }
+
+
+def _generalisation(ev: Evaluation, videos: pd.DataFrame) -> dict[str, Any]:
+    table = ev.bootstrap(videos)
+    names = ("roc_auc", "balanced_accuracy", "recall", "specificity")
+    return {**_counted(videos), **{name: table[name] for name in names}}

@@ -1,0 +1,251 @@
+"""One image or video in, an answer out: frames → faces → people → REAL, FAKE or UNSURE."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from utils.faces.detection import (
+    CropRecipe,
+    Face,
+    Linker,
+    cut_faces,
+    face_side,
+    focus,
+    load_detector,
+    look,
+)
+from utils.faces.media import Frame, open_media
+from utils.model.scoring import Scorer, load_scorer
+from utils.run.artifacts import ARTIFACTS
+from utils.run.jobs import prefetch
+from utils.stats.decisions import FACE_FACTS, PERSON, UNSURE, Decision
+
+#: Crops that are scored at once, and that wait for it at most: memory does not grow with a video.
+BATCH = 32
+FACE_COLUMNS = [*ARTIFACTS["inference.csv"].columns, *FACE_FACTS, "logit"]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A model with all that it takes to judge a file as it was evaluated.
+
+    Attributes:
+        scorer: the model; its folder is where other processes load it from.
+        detector: the face detector that cut the training crops.
+        recipe: how it cut them.
+        decision: chosen on val.
+    """
+
+    scorer: Scorer
+    detector: Any
+    recipe: CropRecipe
+    decision: Decision
+
+    @property
+    def prior(self) -> float:
+        """Share of FAKE videos in training, the answer where nothing can be seen."""
+        return float(self.scorer.facts.get("prior", 0.5))
+
+
+def load_judge(folder: str | Path, *, device: torch.device) -> Judge:
+    """Load a model folder with its decision rule and its crop recipe.
+
+    Raises:
+        FileNotFoundError: the folder holds no model.
+        ValueError: it is no model of this kind.
+    """
+    scorer = load_scorer(folder, device=device)
+    recipe = CropRecipe.from_dict(scorer.facts.get("crop_recipe", {}))
+    return Judge(scorer, load_detector(recipe), recipe, Decision.read(folder))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is said about one file; `print` it, or `str` it, for a person.
+
+    Attributes:
+        input: the file.
+        decision: REAL, FAKE or UNSURE.
+        score: calibrated P(FAKE), in [0, 1]; the training prior where no face could be judged.
+        reason: why UNSURE, or who decided.
+        faces: one row a face: the columns of inference.csv, then `probability` (of being a face),
+            `side` (pixels where it was cut), `focus` and `logit`.
+        people: one row a person, of `Decision.find_people`.
+        cropped: the file was a face crop already.
+    """
+
+    input: str
+    decision: str
+    score: float
+    reason: str
+    faces: pd.DataFrame = field(repr=False)
+    people: pd.DataFrame = field(repr=False)
+    cropped: bool = False
+
+    def __str__(self) -> str:
+        name = printable(self.input)
+        if self.faces.empty:
+            return f"{name}: {self.decision}. Not judged: {printable(self.reason)}"
+        seen = f"{len(self.faces)} {'face' if len(self.faces) == 1 else 'faces'}"
+        if self.n_people > 1:
+            seen += f" of {self.n_people} people"
+        reason = f"; {self.reason}" if self.reason else ""
+        return f"{name}: {self.decision}, P(FAKE) {self.score:.2f} ({seen}{reason})"
+
+    @property
+    def n_people(self) -> int:
+        """How many people decided."""
+        return int(self.people["decides"].sum())
+
+    def row(self) -> tuple[str, int, int, float, str, str]:
+        """The row of verdicts.csv."""
+        n_faces = len(self.faces)
+        return (self.input, n_faces, self.n_people, self.score, self.decision, self.reason)
+
+
+def printable(text: str) -> str:
+    """A name from the data on one line, without what would steer a terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def judge_file(
+    judge: Judge,
+    path: str,
+    *,
+    frames_per_video: int = 16,
+    cropped: bool = False,
+    threads: int = 0,
+) -> Answer:
+    """Score every face of one image or video and answer for the whole.
+
+    Args:
+        judge: of `load_judge`.
+        path: an image or a video.
+        frames_per_video: evenly spaced frames that are searched for faces; 0 means all.
+        cropped: the image is a face crop already, so it is scored as it is.
+        threads: of the video decoder; 0: as many as FFmpeg thinks fit; 1: no work at the same
+            time, for callers who judge several files at once.
+    Returns:
+        The answer. A file that cannot be judged has the training prior, UNSURE, and the reason.
+    """
+    try:
+        frames = open_media(path, frames_per_video, threads=threads)
+        if threads != 1:  # else other files keep the cores busy
+            frames = prefetch(frames)
+        faces, reason = _score_faces(judge, path, frames, cropped)
+    except ValueError as error:
+        return unjudged(judge, path, str(error).replace(path, Path(path).name))
+    if faces.empty:
+        return unjudged(judge, path, reason)
+    people = judge.decision.find_people(faces)
+    score, decision, reason = judge.decision.judge_file(people)
+    return Answer(path, decision, score, reason, faces, people, cropped)
+
+
+def unjudged(judge: Judge, path: str, reason: str) -> Answer:
+    """The answer to a file that shows nothing: the training prior, UNSURE, and why."""
+    faces, people = pd.DataFrame(columns=FACE_COLUMNS), pd.DataFrame(columns=PERSON)
+    return Answer(path, UNSURE, judge.prior, reason, faces, people)
+
+
+def _score_faces(
+    judge: Judge, path: str, frames: Iterator[Frame], cropped: bool
+) -> tuple[pd.DataFrame, str]:
+    """The table of faces, and why there are none, or ""."""
+    rows: list[tuple[Any, ...]] = []
+    crops: list[Image.Image] = []
+    logits: list[np.ndarray] = []
+    spare: list[Image.Image] = []  # a few frames, for the case that none has a face
+    linker = Linker()
+    for (number, seconds, image), faces in _cut(judge, frames, cropped):
+        looks = [look(face.crop) for face in faces]
+        tracks = linker.link([face.box for face in faces], looks)
+        for face, track in zip(faces, tracks, strict=True):
+            # How large a face was before it was cut is not known of a crop.
+            side = judge.recipe.image_size if cropped else None
+            side = side or face_side(face.box, image.size, judge.recipe)
+            facts = (face.probability, side, focus(face.crop))
+            rows.append((path, number, seconds, track, *face.box, *facts))
+            crops.append(face.crop)
+        if not rows and len(spare) < 3:
+            spare.append(image)
+        if len(crops) >= BATCH:
+            logits.append(judge.scorer.score_crops(crops, batch_size=BATCH))
+            crops = []
+    if not rows:
+        return pd.DataFrame(columns=FACE_COLUMNS), _why_no_face(judge, spare)
+    logits.append(judge.scorer.score_crops(crops, batch_size=BATCH))
+    table = pd.DataFrame(rows, columns=FACE_COLUMNS[:8] + FACE_COLUMNS[9:-1])
+    table["logit"] = np.concatenate(logits)
+    table["score"] = judge.decision.score(table["logit"])
+    return table[FACE_COLUMNS], ""
+
+
+def _cut(
+    judge: Judge, frames: Iterator[Frame], cropped: bool
+) -> Iterator[tuple[Frame, list[Face]]]:
+    for frame in frames:
+        image = frame[2]
+        if cropped:
+            whole = (0.0, 0.0, float(image.width), float(image.height))
+            yield frame, [Face(whole, 1.0, image)]
+        else:
+            yield frame, cut_faces(judge.detector, image, judge.recipe)
+
+
+def _why_no_face(judge: Judge, images: list[Image.Image]) -> str:
+    """Look again at twice the size: a face that appears then was only too small."""
+    for image in images:
+        width, height = judge.recipe.shrunk(*image.size)
+        if min(image.size) < judge.detector.min_face_size:
+            return f"no face can be seen in {image.width} x {image.height} pixels"
+        size = (min(2 * width, image.width), min(2 * height, image.height))
+        if size == (width, height) or min(size) < judge.detector.min_face_size:
+            continue
+        boxes, _ = judge.detector.detect(image.resize(size, Image.Resampling.BICUBIC))
+        if boxes is not None:
+            scale = image.width / size[0]
+            side = scale * max(min(x2 - x1, y2 - y1) for x1, y1, x2, y2 in boxes)
+            needed = judge.detector.min_face_size * image.width / width
+            return f"faces too small: {side:.0f} pixels, about {needed:.0f} are needed"
+    return "no face found"
+
+
+def recut(
+    judge: Judge,
+    answer: Answer,
+    faces: pd.DataFrame,
+    *,
+    frames_per_video: int,
+    cropped: bool = False,
+) -> list[Image.Image]:
+    """The crops of some rows of `answer.faces` again, to be looked at: they are not kept.
+
+    Args:
+        judge: that gave the answer.
+        answer: of `judge_file`.
+        faces: rows of `answer.faces`.
+        frames_per_video, cropped: as then.
+    Returns:
+        One crop a row, in order.
+    """
+    found: dict[int, list[Face]] = {}
+    wanted = set(faces["frame"])
+    frames = (f for f in open_media(answer.input, frames_per_video) if f[0] in wanted)
+    for (number, _, _), cut in _cut(judge, frames, cropped):
+        found[number] = cut
+
+    def crop(row: Any) -> Image.Image:
+        # The nearest: other numbers of threads change the last digits of the boxes.
+        box = np.array([row.x1, row.y1, row.x2, row.y2])
+        return min(found[row.frame], key=lambda face: float(np.abs(box - face.box).sum())).crop
+
+    return [crop(row) for row in faces.itertuples()]
