@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.report.test_page import METRICS
-from utils.report.page import build_report
+from utils.report.page import write_report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
 #: Hosts that Chromium asks on its own account, of an empty page too; more with every version. What
@@ -27,7 +27,7 @@ def page(tmp_path):
     (tmp_path / "metrics.json").write_text(json.dumps(METRICS))
     (tmp_path / "figures").mkdir()
     Image.new("RGB", (900, 500), "white").save(tmp_path / "figures" / "slices.png")
-    return build_report(tmp_path)
+    return write_report(tmp_path)
 
 
 def browse(page, folder, *options):

@@ -157,21 +157,12 @@ def test_image_grid_keeps_order_titles_and_blanks_the_rest():
 @pytest.mark.parametrize("titles", [["one"], []])
 def test_image_grid_refuses_titles_of_another_length(titles):
     with pytest.raises(ValueError, match="2 images"):
-        figures.plot_image_grid([np.zeros((2, 2, 3))] * 2, titles)
+        figures.plot_image_grid([np.zeros((2, 2, 3))] * 2, titles, columns=2, colors=["red"] * 2)
 
 
-def test_image_grid_and_pairs_refuse_nothing():
+def test_image_grid_refuses_nothing():
     with pytest.raises(ValueError, match="nothing to draw"):
-        figures.plot_image_grid([])
-    with pytest.raises(ValueError, match="nothing to draw"):
-        figures.plot_pairs([])
-
-
-def test_pairs_put_real_left_of_fake():
-    figure = figures.plot_pairs([(np.zeros((2, 2, 3)), np.ones((2, 2, 3)), "swap")])
-    titles = [ax.get_title(loc="left") for ax in figure.axes]
-    assert titles == ["REAL", "FAKE"]
-    assert [float(ax.images[0].get_array().max()) for ax in figure.axes] == [0, 1]
+        figures.plot_image_grid([], [], columns=2, colors=[])
 
 
 def test_learning_rate_is_drawn_over_epochs():

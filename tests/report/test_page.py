@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from utils.report.page import build_markdown, build_report, embed_figures, figures_in
+from utils.report.page import embed_figures, figures_in, write_report
 from utils.report.words import interval, number
 
 ROW = {"value": 0.8123, "low": 0.7011, "high": 0.9022}
@@ -77,7 +77,7 @@ def build(tmp_path):
             (tmp_path / file).write_text(content)
         for stem in figures:
             Image.new("RGB", (30, 20), "white").save(tmp_path / "figures" / f"{stem}.png")
-        path = build_report(tmp_path)
+        path = write_report(tmp_path)
         assert path == tmp_path / "report.html"
         return path.read_text(encoding="utf-8")
 
@@ -131,7 +131,7 @@ def test_a_metric_that_has_no_name_stands_last_in_both_tables(build, tmp_path):
     scores = [row for row in rows if "0." in row and "majority" not in row]
     named = next(i for i, row in enumerate(scores) if "Log loss" in row)
     assert "Partial auc 0.432 0.401 to 0.457 not defined" in scores[named + 1]
-    table = build_markdown(tmp_path).read_text(encoding="utf-8").split("| on test")[1]
+    table = (tmp_path / "report.md").read_text(encoding="utf-8").split("| on test")[1]
     lines = [line for line in table.split("\n\n")[0].split("\n") if line.startswith("|")]
     assert lines[-1] == "| Partial auc | 0.432 (0.401 to 0.457) | not defined |"
     assert [line.split(" | ")[0] for line in lines[1:4]] == [
@@ -318,13 +318,13 @@ def test_large_figures_are_shrunk_under_the_limit(tmp_path):
 
 def test_missing_metrics_name_the_notebook(tmp_path):
     with pytest.raises(FileNotFoundError, match="04_evaluate"):
-        build_report(tmp_path)
+        write_report(tmp_path)
     assert not (tmp_path / "report.html").exists()
 
 
 def test_markdown_says_the_same_with_pictures_beside_it(build, tmp_path):
     build(figures=["confusion", "roc", "my own"])
-    text = build_markdown(tmp_path).read_text(encoding="utf-8")
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
     for words in ("0.812 (0.701 to 0.902)", "5 of 17 real videos", "Can I use it?", "abc123",
                   "- Seed: 0\n",
                   "![ROC curve](figures/roc.png)", "(figures/my%20own.png)"):  # fmt: skip
@@ -334,9 +334,7 @@ def test_markdown_says_the_same_with_pictures_beside_it(build, tmp_path):
 
 def test_the_card_holds_one_evaluation_the_last(build, tmp_path):
     build(files={"model/README.md": "# A card\n\n## Use it for\nStudy.\n"})
-    build_markdown(tmp_path)
     build(changed(roc_auc={"value": 0.6666, "low": 0.6111, "high": 0.7222}))
-    build_markdown(tmp_path)
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     assert card.startswith("# A card\n\n## Use it for\nStudy.")
     assert card.count("## Evaluation") == 1
@@ -351,7 +349,7 @@ def test_hostile_names_add_no_markup_to_the_markdown(build, tmp_path):
     group = {"n": 90, "roc_auc": {**ROW, "value": 0.2}}
     metrics["slices"] = {"method": {evil: group, "plain": {"n": 90, "roc_auc": ROW}}}
     build(metrics, figures=["slices"])
-    text = build_markdown(tmp_path).read_text(encoding="utf-8")
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "evil" in text and "<b>" not in text
     assert not re.search(r"(?<!\\)\]\(http", text)
     assert not re.search(r"(?<!\\)`|^# \[|a\|b", text.replace("a\\|b", ""), flags=re.MULTILINE)

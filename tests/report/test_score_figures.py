@@ -148,7 +148,7 @@ def test_confusion_shows_counts_and_row_shares():
 
 
 def test_confusion_without_a_row_does_not_divide_by_zero():
-    ax = score_figures.plot_confusion([[0, 0], [1, 1]])
+    ax = score_figures.plot_confusion([[0, 0], [1, 1]], title="Test videos")
     assert texts(ax)[0] == "0\n0.0% of REAL"
 
 
@@ -187,26 +187,30 @@ def test_score_histogram_scales_each_class_and_shows_threshold_and_band():
     assert not any("UNSURE" in text for text in legend(empty))
 
 
-def test_calibration_bins_hold_equal_counts():
-    ax = score_figures.plot_calibration([0, 1, 0, 1], [0.1, 0.3, 0.6, 0.8], bins=2)
-    np.testing.assert_allclose(line(ax, "2 bins").get_xdata(), [0.2, 0.7])
-    np.testing.assert_allclose(line(ax, "2 bins").get_ydata(), [0.5, 0.5])
-
-
-def test_calibration_shows_before_and_after_the_temperature():
+def test_calibration_shows_before_and_after_the_temperature_in_bins_of_equal_counts():
+    before = [0.0, 0.2, 0.7, 0.9]
     ax = score_figures.plot_calibration(
-        [0, 1, 0, 1], [0.1, 0.3, 0.6, 0.8], before=[0.0, 0.2, 0.7, 0.9], bins=2
+        [0, 1, 0, 1], [0.1, 0.3, 0.6, 0.8], before=before, subset="test crops", bins=2
     )
     before = line(ax, "before the temperature, 2 bins of equal count")
     np.testing.assert_allclose(before.get_xdata(), [0.1, 0.8])
-    np.testing.assert_allclose(line(ax, "after, 2 bins of equal count").get_xdata(), [0.2, 0.7])
+    after = line(ax, "after, 2 bins of equal count")
+    np.testing.assert_allclose(after.get_xdata(), [0.2, 0.7])
+    np.testing.assert_allclose(after.get_ydata(), [0.5, 0.5])
+    assert "4 test crops (2 REAL, 2 FAKE)" in ax.get_title(loc="left")
 
 
 @pytest.mark.parametrize(
-    "plot", ["plot_roc", "plot_precision_recall", "plot_calibration", "plot_score_histogram"]
+    ("plot", "given"),
+    [
+        ("plot_roc", {"threshold": 0.5}),
+        ("plot_precision_recall", {"threshold": 0.5}),
+        ("plot_calibration", {"before": Y_SCORE, "subset": "test crops"}),
+        ("plot_score_histogram", {"threshold": 0.5, "band": (0.4, 0.7)}),
+    ],
 )
-def test_plots_draw_on_the_axes_that_are_given_and_in_the_ink_of_the_theme(plot):
+def test_plots_draw_on_the_axes_that_are_given_and_in_the_ink_of_the_theme(plot, given):
     _, ax = plt.subplots()
-    assert getattr(score_figures, plot)(Y_TRUE, Y_SCORE, ax=ax) is ax
+    assert getattr(score_figures, plot)(Y_TRUE, Y_SCORE, ax=ax, **given) is ax
     colors = {line.get_color() for line in ax.lines}
     assert colors <= {figures.INK, figures.MUTED} and len(plt.get_fignums()) == 1

@@ -41,6 +41,13 @@ HEAT_WORDS = (
 LOOKS = [(INK, "-", "o"), ("#009E73", "--", "s"), ("#CC79A7", "-.", "^"), ("#56B4E9", ":", "D")]
 #: People that are named in a legend or get a row of pictures.
 SHOWN = 6
+#: Axis labels of what should look alike in both classes.
+FEATURES = {
+    "brightness": "Mean brightness (0 black, 1 white)",
+    "sharpness": "Sharpness (log10 variance of the Laplacian)",
+    "width": "Width of the crop (pixels)",
+    "file_bytes": "Size of the file (bytes)",
+}
 #: Image, caption and colour of the border; None is a gap.
 Picture = tuple[Any, str, str | None] | None
 #: Heading, its colour, rows of pictures.
@@ -81,7 +88,6 @@ def show_figures(
     Args:
         drawn: name of the file, without its suffix, and the figure; where that is None, the picture
             of an earlier run is removed.
-        folder: where they go.
         show: below the cell of a notebook; else they are only saved.
     """
     for name, picture in drawn:
@@ -140,8 +146,7 @@ def draw_strips(
         columns: places a row at least; those that are left over stay blank.
         across: strips beside each other.
         foot: height of an empty last strip, in inches.
-    Raises:
-        ValueError: no picture.
+    Raises ValueError: no picture.
     """
     captions = [picture[1] for _, _, rows in strips for row in rows for picture in row if picture]
     if not captions:
@@ -229,7 +234,6 @@ def plot_feature_by_class(
 
     Args:
         table: one row a crop or a video, with `label` and `column`; missing values are left out.
-        column: what to draw.
         label: axis label with its unit; the column's name when not given.
         bins: how many, or their edges.
     """
@@ -280,54 +284,28 @@ def plot_split(index: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 
 def plot_image_grid(
-    images: Sequence[Any],
-    titles: Sequence[str] | None = None,
-    *,
-    columns: int = 6,
-    colors: Sequence[str] | None = None,
+    images: Sequence[Any], titles: Sequence[str], *, columns: int, colors: Sequence[str]
 ) -> Figure:
-    """Contact sheet of images, 8 inches wide.
+    """Contact sheet of images, 8 inches wide, `columns` in a row.
 
     Args:
         images: PIL images or arrays (H, W, 3).
         titles: one a picture; short lines read best.
-        columns: pictures a row.
         colors: border of each picture, for example `COLORS["FAKE"]`.
-    Raises:
-        ValueError: no image, or a length that differs from that of `images`.
+    Raises ValueError: no image, or a length that differs from that of `images`.
     """
     for name, given in (("titles", titles), ("colors", colors)):
-        if given is not None and len(given) != len(images):
+        if len(given) != len(images):
             raise ValueError(f"There are {len(given)} {name} for {len(images)} images.")
-    borders = colors or [None] * len(images)  # type: ignore[list-item]
-    pictures = list(zip(images, titles or [""] * len(images), borders, strict=True))
+    pictures = list(zip(images, titles, colors, strict=True))
     rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
     return draw_strips([("", INK, rows)])
-
-
-def plot_pairs(pairs: Sequence[tuple[Any, Any, str]], *, columns: int = 2) -> Figure:
-    """Real faces beside the fakes that were made from them.
-
-    Args:
-        pairs: (real image, fake image, title) each; the title says, for example, the method.
-        columns: pairs a row.
-    """
-    strips = [
-        (title, INK, [[(real, "REAL", COLORS["REAL"]), (fake, "FAKE", COLORS["FAKE"])]])
-        for real, fake, title in pairs
-    ]
-    return draw_strips(strips, across=min(columns, len(pairs)))
 
 
 def plot_learning_rate(
     rates: Sequence[float], *, steps_per_epoch: int, ax: Axes | None = None
 ) -> Axes:
-    """The learning rate over the epochs of a run.
-
-    Args:
-        rates: of each step, shape (steps,).
-        steps_per_epoch: steps that make an epoch.
-    """
+    """The learning rate of each step of a run, shape (steps,), over the epochs."""
     heights = np.asarray(rates)
     ax = get_axes(ax, figsize=(7, 2.6))
     ax.plot(np.arange(len(heights)) / steps_per_epoch, heights, color=INK)
@@ -338,12 +316,7 @@ def plot_learning_rate(
 
 
 def plot_before_after(before: pd.DataFrame, after: pd.DataFrame, columns: Sequence[str]) -> Figure:
-    """How some statistics of training crops are spread, before and after augmentation.
-
-    Args:
-        before, after: a row a crop.
-        columns: names of what is shown, a panel each.
-    """
+    """How columns of training crops (a row each) are spread, before and after augmentation."""
     size = (5 * len(columns), 3.8)
     figure, axes = plt.subplots(1, len(columns), figsize=size, layout="constrained", squeeze=False)
     for ax, column in zip(axes.flat, columns, strict=True):
@@ -360,9 +333,8 @@ def plot_before_after(before: pd.DataFrame, after: pd.DataFrame, columns: Sequen
 def plot_heat_maps(groups: Mapping[str, Sequence[tuple[Any, Any, str, str]]]) -> Figure:
     """Faces beside their heat maps, a row for each kind of answer, with a legend of the colours.
 
-    Args:
-        groups: title of the row to (face, overlay, label, text) each; the border of the face has
-            the colour of `label`, the truth. Rows without a face are left out.
+    `groups` leads from the title of a row to (face, overlay, label, text) each; the border has the
+    colour of `label`, the truth. Rows without a face are left out.
     """
     strips: list[Strip] = []
     for title, faces in groups.items():
@@ -381,9 +353,8 @@ def plot_heat_maps(groups: Mapping[str, Sequence[tuple[Any, Any, str, str]]]) ->
 def plot_gallery(entries: Sequence[Mapping[str, Any]]) -> Figure:
     """Videos that were judged most wrongly: crops, and the training faces most like them.
 
-    Args:
-        entries: `title`, `label` (the truth), `crops`: (image, text) each, and `neighbours`:
-            (image, text, label) each.
+    Each has `title`, `label` (the truth), `crops`: (image, text) each, and `neighbours`:
+    (image, text, label) each.
     """
     n_crops = max((len(entry["crops"]) for entry in entries), default=0)
     strips = []
@@ -398,11 +369,11 @@ def plot_gallery(entries: Sequence[Mapping[str, Any]]) -> Figure:
 
 def plot_timeline(
     faces: pd.DataFrame,
-    people: pd.DataFrame | None = None,
+    people: pd.DataFrame,
     *,
-    threshold: float | None = None,
-    band: tuple[float, float] | None = None,
-    title: str = "Score over time",
+    threshold: float,
+    band: tuple[float, float],
+    title: str,
     peaks: Sequence[tuple[int, Image.Image]] = (),
     ax: Axes | None = None,
 ) -> Axes:
@@ -413,12 +384,12 @@ def plot_timeline(
             was out of sight for long.
         people: `track, decides` of `find_people`; names those who were not counted.
         threshold: at and above it a face is called FAKE.
-        band: (low, high) of UNSURE; drawn with the threshold.
+        band: (low, high) of UNSURE.
         title: for example the name of the video; the number of people is added.
         peaks: rows of `faces` (by position) with their crops, drawn above their points.
     """
     tracks = dict(list(faces.groupby("track")))
-    aside = set() if people is None else set(people.loc[~people["decides"].astype(bool), "track"])
+    aside = set(people.loc[~people["decides"].astype(bool), "track"])
     ax = get_axes(ax, figsize=(8.4, 4.6 if peaks else 3.6))
     for i, (name, rows) in enumerate(tracks.items()):
         color, line, marker = LOOKS[i % len(LOOKS)]
@@ -429,13 +400,12 @@ def plot_timeline(
         gaps = np.flatnonzero(steps > 2.5 * usual) + 1
         x, y = np.insert(x, gaps, np.nan), np.insert(y, gaps, np.nan)  # no line over them
         ax.plot(x, y, line, color=color, marker=marker, markersize=5, label=label)
-    if threshold is not None:
-        ax.axhline(threshold, color=INK, linewidth=1.2, label=f"threshold {threshold:.2f}")
-        low, high = band or (threshold, threshold)
-        ax.axhspan(high, 1.02, color=COLORS["FAKE"], alpha=0.1, linewidth=0, label="called FAKE")
-        if low < high:
-            ax.axhspan(low, high, color=MUTED, alpha=0.14, linewidth=0, label="called UNSURE")
-        ax.axhspan(-0.02, low, color=COLORS["REAL"], alpha=0.1, linewidth=0, label="called REAL")
+    ax.axhline(threshold, color=INK, linewidth=1.2, label=f"threshold {threshold:.2f}")
+    low, high = band
+    ax.axhspan(high, 1.02, color=COLORS["FAKE"], alpha=0.1, linewidth=0, label="called FAKE")
+    if low < high:
+        ax.axhspan(low, high, color=MUTED, alpha=0.14, linewidth=0, label="called UNSURE")
+    ax.axhspan(-0.02, low, color=COLORS["REAL"], alpha=0.1, linewidth=0, label="called REAL")
     ax.set(xlabel="Time (s)", ylabel="Score: P(FAKE)", ylim=(-0.02, 1.02))
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     _draw_peaks(ax, faces, peaks)
@@ -452,19 +422,13 @@ def _draw_peaks(ax: Axes, faces: pd.DataFrame, peaks: Sequence[tuple[int, Image.
     for place, (row, crop) in zip(np.linspace(0.07, 0.93, len(ordered)), ordered, strict=True):
         face = faces.iloc[row]
         color, _, _ = LOOKS[tracks.index(face["track"]) % len(LOOKS)]
-        ax.add_artist(
-            AnnotationBbox(
-                OffsetImage(np.asarray(crop.resize((110, 110))), zoom=0.46),
-                (face["time_s"], face["score"]),
-                xybox=(place, 1.02),
-                boxcoords="axes fraction",
-                box_alignment=(0.5, 0),
-                pad=0.12,
-                bboxprops={"edgecolor": color, "linewidth": 1.5},
-                arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.8},
-                annotation_clip=False,
-            )
-        )
+        picture = OffsetImage(np.asarray(crop.resize((110, 110))), zoom=0.46)
+        box = AnnotationBbox(picture, (face["time_s"], face["score"]), xybox=(place, 1.02),
+                             boxcoords="axes fraction", box_alignment=(0.5, 0), pad=0.12,
+                             bboxprops={"edgecolor": color, "linewidth": 1.5},
+                             arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.8},
+                             annotation_clip=False)  # fmt: skip
+        ax.add_artist(box)
 
 
 def plot_people(
@@ -479,16 +443,13 @@ def plot_people(
         rows: for each person a heading, the answer (REAL, FAKE or UNSURE: the colour of the
             borders), crops and a caption for each.
         maps: pictures (H, W, 3) of the maps of those crops, in the same shape.
-        title: for example the name of the file.
-    Raises:
-        ValueError: no crop, or not a caption (and a map) for each.
+    Raises ValueError: no crop, or not a caption (and a map) for each.
     """
     strips = []
     for i, (heading, answer, crops, captions) in enumerate(rows):
         color = COLORS.get(answer, MUTED)
-        strip: list[list[Picture]] = [
-            [(*both, color) for both in zip(crops, captions, strict=True)]
-        ]
+        shown: list[Picture] = [(*both, color) for both in zip(crops, captions, strict=True)]
+        strip = [shown]
         if maps:
             strip.append([(heat, "", None) for heat, _ in zip(maps[i], crops, strict=True)])
         strips.append((heading, color, strip))
@@ -498,15 +459,6 @@ def plot_people(
     if maps:
         figure.supxlabel(HEAT_WORDS, x=0.01, ha="left", fontsize=9, color=MUTED)
     return figure
-
-
-#: Axis labels of what should look alike in both classes.
-FEATURES = {
-    "brightness": "Mean brightness (0 black, 1 white)",
-    "sharpness": "Sharpness (log10 variance of the Laplacian)",
-    "width": "Width of the crop (pixels)",
-    "file_bytes": "Size of the file (bytes)",
-}
 
 
 def plot_looks(crops: pd.DataFrame) -> Figure:
@@ -520,9 +472,7 @@ def plot_looks(crops: pd.DataFrame) -> Figure:
 def plot_detections(frame: Image.Image, faces: Sequence[Any]) -> Figure:
     """A frame with the box of each face, and beside it the crops.
 
-    Args:
-        frame: the full frame.
-        faces: each with `box` (x1, y1, x2, y2) in its pixels, `probability` and `crop`.
+    The faces have `box` (x1, y1, x2, y2) in its pixels, `probability` and `crop`.
     """
     n = max(1, len(faces))
     figure, axes = plt.subplots(1, 1 + n, figsize=(10, 3.2), width_ratios=[1.8] + [1] * n)

@@ -27,11 +27,12 @@ WIDE = ("intervals", "slices", "heat_maps", "errors")
 START, END = "<!-- evaluation -->", "<!-- /evaluation -->"
 
 
-def build_report(output: str | Path) -> Path:
-    """Render `output/metrics.json` and what else is there into `output/report.html`.
+def write_report(output: str | Path) -> Path:
+    """Write `output/report.html` and report.md; return the former.
 
-    `data_audit.json`, `history.csv`, `augment.json` and `model/decision.json` are used where they
-    are found (in `output`, then in every Kaggle input), `figures/*.png` where present.
+    They render metrics.json; `data_audit.json`, `history.csv`, `augment.json` and
+    `model/decision.json` are used where they are found (in `output`, then in every Kaggle input),
+    `figures/*.png` where present. The card of `output/model`, where it is, gets the evaluation.
 
     Raises:
         FileNotFoundError: metrics.json is missing; says which notebook writes it.
@@ -40,6 +41,11 @@ def build_report(output: str | Path) -> Path:
     output = Path(output)
     metrics = read_json(output, "metrics.json")
     history = _optional(output, "history.csv")
+    figures = figures_in(output / "figures", words.captions(metrics, history))
+    card = output / "model" / "README.md"
+    if card.is_file():
+        _write(card, with_evaluation(card.read_text(encoding="utf-8"), metrics))
+    _write(output / "report.md", markdown(metrics, figures))
     page = words.environment(autoescape=True).get_template("template.html")
     html = page.render(
         metrics=metrics,
@@ -48,7 +54,7 @@ def build_report(output: str | Path) -> Path:
         groups_by=words.SLICE_NAMES,
         headline=words.verdict(metrics)[0],
         questions=words.questions(metrics),
-        figures=embed_figures(figures_in(output / "figures", words.captions(metrics, history))),
+        figures=embed_figures(figures),
         decision={**metrics, **(_optional(output, "model/decision.json") or {})},
         audit=_optional(output, "data_audit.json"),
         augment=_optional(output, "augment.json"),
@@ -112,28 +118,17 @@ def _encode(path: Path, budget: int) -> tuple[str, bytes]:
     return kind, data
 
 
-def build_markdown(output: str | Path) -> Path:
-    """Write `output/report.md`, and the evaluation into the card of `output/model`, where it is.
-
-    Raises:
-        FileNotFoundError: metrics.json is missing; says which notebook writes it.
-    """
-    output = Path(output)
-    metrics = read_json(output, "metrics.json")
-    captions = words.captions(metrics, _optional(output, "history.csv"))
+def markdown(metrics: Mapping[str, Any], figures: Sequence[Mapping[str, Any]]) -> str:
+    """The report as Markdown, its pictures beside it."""
     parts = ["# Deepfake detection: evaluation report", f"**{escaped(words.verdict(metrics)[0])}**"]
     for question, sentences in words.questions(metrics).items():
         parts += [f"## {question}", "\n".join(f"- {escaped(sentence)}" for sentence in sentences)]
     parts += ["## Scores", score_table(metrics), "## Figures"]
-    for figure in figures_in(output / "figures", captions):
+    for figure in figures:
         title = escaped(figure["title"])
         link = f"![{title}](figures/{quote(figure['path'].name)})"
         parts += [f"### {title}", escaped(figure["caption"]), link]
-    parts += ["## Reproduce", _facts(metrics)]
-    card = output / "model" / "README.md"
-    if card.is_file():
-        _write(card, with_evaluation(card.read_text(encoding="utf-8"), metrics))
-    return _write(output / "report.md", "\n\n".join(parts) + "\n")
+    return "\n\n".join([*parts, "## Reproduce", _facts(metrics)]) + "\n"
 
 
 def with_evaluation(card: str, metrics: Mapping[str, Any]) -> str:
@@ -173,12 +168,5 @@ def _facts(metrics: Mapping[str, Any]) -> str:
         "Date": metrics.get("date"),
         "Versions": metrics.get("versions"),
     }
-    return "\n".join(
-        f"- {name}: {escaped(value)}" for name, value in facts.items() if value is not None
-    )
-
-
-def write_report(output: str | Path) -> Path:
-    """Write report.html and report.md; return the former. Raises as `build_report` does."""
-    build_markdown(output)
-    return build_report(output)
+    known = {name: value for name, value in facts.items() if value is not None}
+    return "\n".join(f"- {name}: {escaped(value)}" for name, value in known.items())

@@ -30,23 +30,17 @@ LADDER = {
 }
 
 
-def plot_history(
-    history: pd.DataFrame, *, best_epoch: int | None = None, axes: Sequence[Axes] | None = None
-) -> np.ndarray:
+def plot_history(history: pd.DataFrame, *, best_epoch: int | None = None) -> np.ndarray:
     """Losses of train and val, and the ROC AUC on val, over the epochs.
 
     Args:
         history: `epoch, train_loss, val_loss, val_auc`, one row an epoch.
         best_epoch: the epoch that is kept; that of the lowest `val_loss` when not given.
-        axes: two Axes: losses, then AUC.
-    Returns:
-        The two Axes.
+    Returns: the two Axes.
     """
     if best_epoch is None and history["val_loss"].notna().any():
         best_epoch = history.loc[history["val_loss"].idxmin(), "epoch"]
-    if axes is None:
-        axes = plt.subplots(1, 2, figsize=(7, 3.6))[1]
-    loss, auc = axes
+    _, (loss, auc) = plt.subplots(1, 2, figsize=(7, 3.6))
     loss.plot(history["epoch"], history["train_loss"], "--", color=MUTED, marker=".", label="train")
     for ax, column in ((loss, "val_loss"), (auc, "val_auc")):
         ax.plot(history["epoch"], history[column], color=INK, marker=".", label="val")
@@ -59,15 +53,11 @@ def plot_history(
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, columnspacing=1)
     loss.set_title("Loss (cross-entropy)")
     auc.set_title("ROC AUC on val (positive: FAKE)")
-    return np.asarray(axes)
+    return np.array([loss, auc])
 
 
 def live_history(display: Any) -> Callable[[pd.DataFrame], None]:
-    """What draws `plot_history` anew after every epoch.
-
-    Args:
-        display: the handle of what is shown; its `update(figure)` replaces it.
-    """
+    """What draws `plot_history` anew after every epoch, by the `update(figure)` of `display`."""
 
     def draw(history: pd.DataFrame) -> None:
         figure = plot_history(history)[0].figure
@@ -77,14 +67,10 @@ def live_history(display: Any) -> Callable[[pd.DataFrame], None]:
     return draw
 
 
-def plot_confusion(
-    matrix: Sequence[Sequence[int]], *, title: str = "Confusion matrix", ax: Axes | None = None
-) -> Axes:
-    """Counts and shares of each true class.
+def plot_confusion(matrix: Sequence[Sequence[int]], *, title: str, ax: Axes | None = None) -> Axes:
+    """Counts and shares of each true class, of [[tn, fp], [fn, tp]] with FAKE as the positive one.
 
-    Args:
-        matrix: [[tn, fp], [fn, tp]] with FAKE as the positive class.
-        title: what was counted, for example "test videos"; n is added.
+    `title` says what was counted, for example "Test videos"; n is added.
     """
     counts = np.asarray(matrix, dtype=int)  # (true, decided)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -103,13 +89,7 @@ def plot_confusion(
 
 
 def plot_roc(
-    y_true: Any,
-    y_score: Any,
-    *,
-    interval: Mapping[str, Any] | None = None,
-    threshold: float | None = None,
-    subset: str = "test videos",
-    ax: Axes | None = None,
+    y_true: Any, y_score: Any, *, interval: Any = None, threshold: float, ax: Axes | None = None
 ) -> Axes:
     """ROC curve with chance, the AUC with its `interval`, and the point of the threshold."""
     y_true, y_score = np.asarray(y_true), np.asarray(y_score)
@@ -118,23 +98,16 @@ def plot_roc(
     if _has_both(ax, y_true):
         curve = RocCurveDisplay.from_predictions(y_true, y_score, ax=ax, drop_intermediate=False)
         curve.line_.set(color=INK, label=_named("AUC", curve.roc_auc, interval))
-        if threshold is not None:
-            called = y_score >= threshold
-            _mark(ax, called[y_true == 0].mean(), called[y_true == 1].mean(), threshold)
+        called = y_score >= threshold
+        _mark(ax, called[y_true == 0].mean(), called[y_true == 1].mean(), threshold)
     labels = "False positive rate (REAL called FAKE)", "True positive rate (FAKE found)"
-    _finish_square(ax, *labels, f"ROC curve\n{count_classes(y_true, subset)}")
+    _finish_square(ax, *labels, f"ROC curve\n{count_classes(y_true)}")
     ax.legend(loc="lower right")
     return ax
 
 
 def plot_precision_recall(
-    y_true: Any,
-    y_score: Any,
-    *,
-    interval: Mapping[str, Any] | None = None,
-    threshold: float | None = None,
-    subset: str = "test videos",
-    ax: Axes | None = None,
+    y_true: Any, y_score: Any, *, interval: Any = None, threshold: float, ax: Axes | None = None
 ) -> Axes:
     """Precision over recall beside the prevalence, which calling everything FAKE reaches."""
     y_true, y_score = np.asarray(y_true), np.asarray(y_score)
@@ -144,43 +117,35 @@ def plot_precision_recall(
     if _has_both(ax, y_true):
         curve = PrecisionRecallDisplay.from_predictions(y_true, y_score, ax=ax)
         curve.line_.set(color=INK, label=_named("AP", curve.average_precision, interval))
-        called = y_score >= (threshold if threshold is not None else np.inf)
-        if called.any():
+        if (called := y_score >= threshold).any():
             _mark(ax, called[y_true == 1].mean(), y_true[called].mean(), threshold)
     labels = "Recall (share of FAKE found)", "Precision (share of calls that are FAKE)"
-    _finish_square(ax, *labels, f"Precision and recall\n{count_classes(y_true, subset)}")
+    _finish_square(ax, *labels, f"Precision and recall\n{count_classes(y_true)}")
     ax.legend(loc="lower left")
     return ax
 
 
 def plot_calibration(
-    y_true: Any,
-    y_score: Any,
-    *,
-    before: Any = None,
-    bins: int = 8,
-    subset: str = "test videos",
-    ax: Axes | None = None,
+    y_true: Any, y_score: Any, *, before: Any, subset: str, bins: int = 8, ax: Axes | None = None
 ) -> Axes:
     """Share of FAKE over the mean score, in bins of equal count; the diagonal is calibrated.
 
-    `before` are the scores of the undivided logits, to be drawn beside.
+    `before` are the scores of the undivided logits, drawn beside.
     """
     ax = get_axes(ax, figsize=(6, 5.4))
     ax.plot([0, 1], [0, 1], ":", color=MUTED, label="calibrated")
-    series = {"after, ": (y_score, "o", "-", INK)}
-    if before is not None:
-        series = {"before the temperature, ": (before, "s", "--", MUTED), **series}
+    series = {
+        "before the temperature": (before, "s", "--", MUTED),
+        "after": (y_score, "o", "-", INK),
+    }
     for name, (scores, marker, line, color) in series.items():
         curve = CalibrationDisplay.from_predictions(
             y_true, scores, n_bins=bins, strategy="quantile", ref_line=False, ax=ax,
             marker=marker, linestyle=line, color=color,
         )  # fmt: skip
-        stage = name if before is not None else ""
-        curve.line_.set_label(f"{stage}{len(curve.prob_pred)} bins of equal count")
-    _finish_square(
-        ax, "Mean score: P(FAKE)", "Share of FAKE", f"Calibration\n{count_classes(y_true, subset)}"
-    )
+        curve.line_.set_label(f"{name}, {len(curve.prob_pred)} bins of equal count")
+    title = f"Calibration\n{count_classes(y_true, subset)}"
+    _finish_square(ax, "Mean score: P(FAKE)", "Share of FAKE", title)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16))
     return ax
 
@@ -198,7 +163,7 @@ def _named(metric: str, value: float, interval: Mapping[str, Any] | None) -> str
     return f"model: {metric} {words.estimate({**(interval or {}), 'value': value})}"
 
 
-def _mark(ax: Axes, x: float, y: float, threshold: float | None) -> None:
+def _mark(ax: Axes, x: float, y: float, threshold: float) -> None:
     """The operating point of the threshold."""
     ax.plot(x, y, "o", markersize=9, color=INK, markerfacecolor="white", markeredgewidth=2,
             label=f"threshold {threshold:.2f}")  # fmt: skip
@@ -210,7 +175,7 @@ def _finish_square(ax: Axes, xlabel: str, ylabel: str, title: str) -> None:
     ax.set_title(title)
 
 
-def count_classes(y_true: Any, subset: str) -> str:
+def count_classes(y_true: Any, subset: str = "test videos") -> str:
     """ "40 test videos (10 REAL, 30 FAKE)": the n of a title."""
     labels = np.asarray(y_true)
     fakes = int((labels == 1).sum())
@@ -218,13 +183,7 @@ def count_classes(y_true: Any, subset: str) -> str:
 
 
 def plot_score_histogram(
-    y_true: Any,
-    y_score: Any,
-    *,
-    threshold: float | None = None,
-    band: tuple[float, float] | None = None,
-    subset: str = "test videos",
-    ax: Axes | None = None,
+    y_true: Any, y_score: Any, *, threshold: float, band: Sequence[float], ax: Axes | None = None
 ) -> Axes:
     """Scores by class, each scaled to its own total, with the threshold and the UNSURE band."""
     labels = np.where(np.asarray(y_true) == 1, "FAKE", "REAL")
@@ -232,22 +191,18 @@ def plot_score_histogram(
     ax = plot_feature_by_class(
         table, "score", label="Score: calibrated P(FAKE)", bins=np.linspace(0, 1, 26), ax=ax
     )
-    if band is not None and band[0] < band[1]:
-        ax.axvspan(*band, color=MUTED, alpha=0.15, linewidth=0,
+    if band[0] < band[1]:
+        ax.axvspan(band[0], band[1], color=MUTED, alpha=0.15, linewidth=0,
                    label=f"UNSURE: {band[0]:.2f} to {band[1]:.2f}")  # fmt: skip
-    if threshold is not None:
-        ax.axvline(threshold, color=INK, linewidth=1.6, label=f"threshold {threshold:.2f}")
+    ax.axvline(threshold, color=INK, linewidth=1.6, label=f"threshold {threshold:.2f}")
     ax.set_xlim(0, 1)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
-    ax.set_title(f"Scores: {count_classes(y_true, subset)}")
+    ax.set_title(f"Scores: {count_classes(y_true)}")
     return ax
 
 
 def plot_metric_intervals(
-    metrics: Mapping[str, Any],
-    *,
-    baselines: Mapping[str, Any] | None = None,
-    ax: Axes | None = None,
+    metrics: Mapping[str, Any], *, baselines: Mapping[str, Any], ax: Axes | None = None
 ) -> Axes:
     """Scores with their intervals, by crop and video, beside "always the majority".
 
@@ -263,7 +218,7 @@ def plot_metric_intervals(
     ax = get_axes(ax, figsize=(6.6, 1.7 + 0.62 * len(names)))
     sizes = []
     for level, (label, color, marker, offset) in looks.items():
-        rows, majority = metrics.get(level), (baselines or {}).get(level, {})
+        rows, majority = metrics.get(level), baselines.get(level, {})
         if rows is None:
             continue
         places = np.arange(len(names)) + offset
@@ -285,9 +240,8 @@ def plot_metric_intervals(
 def plot_leakage_ladder(ladder: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """ROC AUC of the same features under laxer and stricter splits.
 
-    Args:
-        ladder: columns `split` ("frame", "video", "source"), `roc_auc`, `low`, `high` and
-            `flatters`: how much the AUC exceeds that of the split by source.
+    `ladder` has columns `split` ("frame", "video", "source"), `roc_auc`, `low`, `high` and
+    `flatters`: how much the AUC exceeds that of the split by source.
     """
     rows = ladder.rename(columns={"roc_auc": "value"}).to_dict("records")
     ax = get_axes(ax, figsize=(6.6, 1.7 + 0.75 * len(rows)))
@@ -304,8 +258,7 @@ def plot_leakage_ladder(ladder: pd.DataFrame, *, ax: Axes | None = None) -> Axes
 def plot_zero_pixel(result: Mapping[str, Any], *, ax: Axes | None = None) -> Axes:
     """ROC AUC that is reached without looking at a pixel: each feature alone, then all together.
 
-    Args:
-        result: `{"roc_auc": {value, low, high}, "features": [{"name", "roc_auc" or None}, ...]}`.
+    `result` is `{"roc_auc": {value, low, high}, "features": [{"name", "roc_auc" or None}, ...]}`.
     """
     features = result.get("features", [])
     names = [
@@ -324,8 +277,7 @@ def plot_zero_pixel(result: Mapping[str, Any], *, ax: Axes | None = None) -> Axe
 def plot_slices(slices: Mapping[str, Mapping[str, Any]], *, ax: Axes | None = None) -> Axes:
     """ROC AUC of each group of the test split, under a heading for what it is grouped by.
 
-    Args:
-        slices: `{by: {name: {"n": int, "small": bool, "roc_auc": {value, low, high}}}}`.
+    `slices` is `{by: {name: {"n": int, "small": bool, "roc_auc": {value, low, high}}}}`.
     """
     rows: list[tuple[str, Any]] = []  # headings have no group
     for by, groups in slices.items():
@@ -378,15 +330,13 @@ def finish_rows(ax: Axes, names: Sequence[str], title: str, *, chance: bool = Tr
 def plot_robustness(robustness: Mapping[str, Any]) -> Figure:
     """ROC AUC by video against the severity of each corruption, from clean to the right.
 
-    Args:
-        robustness: `{"clean": {"roc_auc": {value, low, high}}, corruption: {severity: …}}`.
+    `robustness` is `{"clean": {"roc_auc": {value, low, high}}, corruption: {severity: …}}`.
     """
     kinds = [name for name in robustness if name != "clean"]
     columns = min(4, len(kinds))
     n_rows = -(-len(kinds) // columns)
-    figure, axes = plt.subplots(
-        n_rows, columns, figsize=(8, 2.5 * n_rows), sharey=True, squeeze=False
-    )
+    size = (8, 2.5 * n_rows)
+    figure, axes = plt.subplots(n_rows, columns, figsize=size, sharey=True, squeeze=False)
     clean = words.as_number(robustness["clean"]["roc_auc"])
     for ax, name in zip(axes.flat, kinds, strict=False):
         rows = {"clean": robustness["clean"], **robustness[name]}

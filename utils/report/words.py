@@ -182,13 +182,8 @@ def _say(block: str, facts: Mapping[str, Any]) -> list[str]:
 
 def environment(**options: Any) -> Environment:
     """Jinja over this folder; what is missing reads "not defined" once it passes our filters."""
-    jinja = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=ChainableUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        **options,
-    )
+    options |= {"undefined": ChainableUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    jinja = Environment(loader=FileSystemLoader(Path(__file__).parent), **options)
     for show in (number, percent, count, interval, estimate, in_words, name_of):
         jinja.filters[show.__name__] = show
     jinja.globals["percent"] = percent
@@ -240,6 +235,5 @@ def stress_rows(robustness: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _lowest(rows: Iterable[Mapping[str, Any]]) -> Any:
     """The row of the lowest ROC AUC, a small one only where there is no other; None without one."""
     known = [row for row in rows if as_number(row.get("roc_auc")) is not None]
-    return min(
-        known, key=lambda row: (bool(row.get("small")), row["roc_auc"]["value"]), default=None
-    )
+    ranked = sorted(known, key=lambda row: (bool(row.get("small")), row["roc_auc"]["value"]))
+    return ranked[0] if ranked else None

@@ -9,9 +9,8 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,55 +22,46 @@ CLASSES = ("REAL", "FAKE")
 SPLITS = ("train", "val", "test")
 
 
-@dataclass(frozen=True)
-class Artifact:
-    """One row of the contract: who writes the file, and the columns or keys it must hold."""
+class Artifact(NamedTuple):
+    """Which notebook writes the file, and the columns or keys it must hold, in their order."""
 
     written_by: str
-    fields: str
-
-    @property
-    def columns(self) -> list[str]:
-        """Names in the order in which a table is written."""
-        return self.fields.split()
+    columns: list[str]
 
 
-ARTIFACTS = {
-    "faces/metadata.csv": Artifact(
-        "00_extract_faces", "filename label split original dataset method fps width height"
-    ),
-    "faces/boxes.csv": Artifact(
-        "00_extract_faces", "video frame face track x1 y1 x2 y2 probability"
-    ),
-    "faces/recipe.json": Artifact("00_extract_faces", "image_size margin scale"),
-    "index.csv": Artifact(
-        "01_explore_data",
-        "path dataset video frame face label source method split width height",
-    ),
-    "data_audit.json": Artifact("01_explore_data", "datasets videos crops left_out splits checks"),
-    "augment.json": Artifact("02_augment", "policy parameters"),
-    "history.csv": Artifact(
-        "03_train",
-        "epoch train_loss val_loss val_auc lr images_per_s data_wait_s compute_s "
+#: Of each notebook, the files it writes with their columns or keys.
+_WRITES = {
+    "00_extract_faces": {
+        "faces/metadata.csv": "filename label split original dataset method fps width height",
+        "faces/boxes.csv": "video frame face track x1 y1 x2 y2 probability",
+        "faces/recipe.json": "image_size margin scale",
+    },
+    "01_explore_data": {
+        "index.csv": "path dataset video frame face label source method split width height",
+        "data_audit.json": "datasets videos crops left_out splits checks",
+    },
+    "02_augment": {"augment.json": "policy parameters"},
+    "03_train": {
+        "history.csv": "epoch train_loss val_loss val_auc lr images_per_s data_wait_s compute_s "
         "peak_memory_mb elapsed_s",
-    ),
-    "model/config.json": Artifact("03_train", "architecture pretrained_cfg"),
-    "model/decision.json": Artifact(
-        "04_evaluate", "temperature threshold rule aggregation abstention"
-    ),
-    "predictions.csv": Artifact(
-        "04_evaluate",
-        "path video frame face source label split logit score track decides",
-    ),
-    "video_predictions.csv": Artifact(
-        "04_evaluate", "video source label split n_faces score decision"
-    ),
-    "metrics.json": Artifact(
-        "04_evaluate", "frame video baselines robustness slices threshold temperature"
-    ),
-    "inference.csv": Artifact("05_inference", "input frame time_s track x1 y1 x2 y2 score"),
-    "verdicts.csv": Artifact("05_inference", "input n_faces n_people score decision reason"),
-    "submission.csv": Artifact("05_inference", "filename label"),
+        "model/config.json": "architecture pretrained_cfg",
+    },
+    "04_evaluate": {
+        "model/decision.json": "temperature threshold rule aggregation abstention",
+        "predictions.csv": "path video frame face source label split logit score track decides",
+        "video_predictions.csv": "video source label split n_faces score decision",
+        "metrics.json": "frame video baselines robustness slices threshold temperature",
+    },
+    "05_inference": {
+        "inference.csv": "input frame time_s track x1 y1 x2 y2 score",
+        "verdicts.csv": "input n_faces n_people score decision reason",
+        "submission.csv": "filename label",
+    },
+}
+ARTIFACTS = {
+    name: Artifact(notebook, fields.split())
+    for notebook, files in _WRITES.items()
+    for name, fields in files.items()
 }
 #: Columns that hold names, read as text: a video called "004" or "nan" keeps its name.
 TEXT_COLUMNS = [
@@ -94,9 +84,8 @@ def write_table(table: pd.DataFrame, folder: str | Path, name: str) -> Path:
 def read_table(folder: str | Path, name: str) -> pd.DataFrame:
     """Read `folder/name` and check its columns.
 
-    Raises:
-        FileNotFoundError: the artefact is not there; says which notebook writes it.
-        ValueError: it is damaged, or columns are missing.
+    Raises FileNotFoundError that says which notebook writes it; ValueError where it is damaged or
+    lacks a column.
     """
     with _reading(folder, name) as path:
         kinds = dict.fromkeys(TEXT_COLUMNS, str)
@@ -146,7 +135,7 @@ def _reading(folder: str | Path, name: str) -> Iterator[Path]:
     try:
         yield path
     except ValueError as error:
-        raise ValueError(f"{error}; run {_writer(name)} again") from error
+        raise ValueError(f"{error}; run {_artifact(name).written_by} again") from error
 
 
 def read_text_csv(path: Path, nrows: int | None = None) -> pd.DataFrame:
@@ -172,23 +161,21 @@ def read_any_json(path: Path) -> Any:
 
 def check_fields(name: str, present: Any, where: Any) -> None:
     """Check that the columns or keys of an artefact are there. Raises ValueError that names it."""
-    writer = _writer(name)
-    missing = [column for column in ARTIFACTS[name].columns if column not in present]
-    if missing:
+    writer, columns = _artifact(name)
+    if missing := [column for column in columns if column not in present]:
         raise ValueError(f"{where}: {', '.join(missing)} missing; {writer} writes this file")
 
 
-def _writer(name: str) -> str:
+def _artifact(name: str) -> Artifact:
     if name not in ARTIFACTS:
         raise ValueError(f"unknown artefact {name!r}; known: {', '.join(ARTIFACTS)}")
-    return ARTIFACTS[name].written_by
+    return ARTIFACTS[name]
 
 
 def find_artifact(name: str, output: str | Path) -> Path:
     """The folder that holds the artefact `name`: OUTPUT, else the first such Kaggle input.
 
-    Raises:
-        FileNotFoundError: it is nowhere; says which notebook writes it and how to attach it.
+    Raises FileNotFoundError that says which notebook writes it and how to attach it.
     """
     for folder in [Path(output), *input_roots()]:
         if (folder / name).is_file():
@@ -197,8 +184,9 @@ def find_artifact(name: str, output: str | Path) -> Path:
 
 
 def _missing(name: str, folder: Path) -> FileNotFoundError:
+    writer = _artifact(name).written_by
     return FileNotFoundError(
-        f"{name} is not in {folder}. The notebook {_writer(name)} writes it: run that one first "
+        f"{name} is not in {folder}. The notebook {writer} writes it: run that one first "
         "with the same OUTPUT, or on Kaggle attach its output (Add Input > Your Work)."
     )
 

@@ -87,9 +87,8 @@ def run_jobs(
         workers: number of processes; 0: one for each core; 1: no other process, all of it here.
         scheduler: address of a Dask scheduler, such as "tcp://10.0.0.1:8786". Its workers do the
             work then; each must find `utils` (PYTHONPATH) and see the same files.
-        lost: gives the result of an item whose process died every time; None: that is an error.
+        lost: gives the result of an item whose process died every time; None: RuntimeError.
     Raises:
-        RuntimeError: an item took its process down every time.
         ImportError: `scheduler` is given and `distributed` is not installed.
         OSError: nothing answers at `scheduler`.
     """
@@ -128,9 +127,8 @@ def _pool(workers: int, n_items: int, scheduler: str) -> Iterator[tuple[int, Cal
     try:
         from distributed import Client
     except ImportError as error:
-        raise ImportError(
-            "SCHEDULER needs Dask, here and on its workers: pip install distributed"
-        ) from error
+        needed = "SCHEDULER needs Dask, here and on its workers: pip install distributed"
+        raise ImportError(needed) from error
     with Client(scheduler, timeout="10s") as client:
         try:
             client.run(_run, len, 0, ())

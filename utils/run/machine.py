@@ -19,12 +19,7 @@ KAGGLE_INPUT = Path("/kaggle/input")
 KAGGLE_WORKING = Path("/kaggle/working")
 #: Folders of `/kaggle/input` that are no input themselves, and where below them the inputs lie:
 #: `<owner>/<slug>`; of a model `<owner>/<model>/<framework>/<variation>/<version>`.
-KAGGLE_MOUNTS = {
-    "competitions": "*",
-    "datasets": "*/*",
-    "models": "*/*/*/*/*",
-    "notebooks": "*/*",
-}
+KAGGLE_MOUNTS = {"competitions": "*", "datasets": "*/*", "models": "*/*/*/*/*", "notebooks": "*/*"}
 #: Kaggle ends a session after 9 hours, and what comes after training needs some of them.
 KAGGLE_BUDGET_MIN = 500.0
 DRIVE = Path("/content/drive")
@@ -44,8 +39,8 @@ def environment() -> str:
 def output_folder(output: str | Path = "") -> Path:
     """Create and return the folder that every artefact goes to; on Colab, mount its Drive first.
 
-    "" means `/kaggle/working` on Kaggle and `./outputs` elsewhere. Raises ValueError where the
-    folder cannot be created or written.
+    "" means `/kaggle/working` on Kaggle and `./outputs` elsewhere. Raises ValueError where it
+    cannot be created or written.
     """
     folder = Path(output or (KAGGLE_WORKING if environment() == "kaggle" else "outputs"))
     mount_drive(folder)
@@ -91,23 +86,17 @@ def get_device(device: str = "auto") -> torch.device:
     kernel, so a small convolution is run on it. "auto" is a working GPU if there is one; on a CPU
     this process keeps the memory that it frees from here on (`keep_freed_memory`).
 
-    Raises:
-        ValueError: the named device ("cpu", "cuda:1", "mps") does not exist or does not work.
+    Raises ValueError: the named device ("cpu", "cuda:1", "mps") does not exist or does not work.
     """
-    if device != "auto" and (error := _preflight(device)):
+    if device == "auto":
+        backends = {"cuda": torch.cuda, "mps": torch.backends.mps}
+        there = [name for name, backend in backends.items() if backend.is_available()]
+        device = next((name for name in there if not _preflight(name)), "cpu")
+    elif error := _preflight(device):
         raise ValueError(f"device {device!r} does not work: {error}. Use 'auto' or 'cpu'.")
-    chosen = torch.device(_best_device() if device == "auto" else device)
-    if chosen.type == "cpu":
+    if torch.device(device).type == "cpu":
         keep_freed_memory()
-    return chosen
-
-
-def _best_device() -> str:
-    if torch.cuda.is_available() and not _preflight("cuda"):
-        return "cuda"
-    if torch.backends.mps.is_available() and not _preflight("mps"):
-        return "mps"
-    return "cpu"
+    return torch.device(device)
 
 
 def _preflight(device: str) -> str:

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
-from scipy.stats import beta
+from scipy.stats import beta, trim_mean
 
 from utils.run.artifacts import CLASSES, check_fields, read_any_json, write_json
 from utils.stats.metrics import EPS, Array, check_scores, score_table, y_true_of
@@ -25,6 +25,8 @@ from utils.stats.metrics import EPS, Array, check_scores, score_table, y_true_of
 UNDECIDED = "none: 04_evaluate has not run"
 THRESHOLD_RULES = ("balanced_accuracy", "eer", "fpr", "cost")
 TEMPERATURE_RANGE = (0.05, 20.0)
+#: Share of the rows that a band leaves decided at least.
+MIN_COVERAGE = 0.1
 #: Share of a video's crops that the trimmed mean leaves out at each end.
 TRIM = 0.2
 #: From these odds on to either side, a crop counts as confident: P(FAKE) 0.8 and 0.2.
@@ -70,11 +72,8 @@ def choose_threshold(
         cost_ratio: cost of a missed fake over that of a false alarm, above 0, for "cost"; counted
             by rows, so it holds for the class mix at hand.
 
-    Returns:
-        Of equals the closest to 0.5, then the lower; 0.5 if all scores are equal.
-
-    Raises:
-        ValueError: unknown rule, a target out of range, or one class only.
+    Returns: of equals the closest to 0.5, then the lower; 0.5 if all scores are equal.
+    Raises ValueError: unknown rule, a target out of range, or one class only.
     """
     if rule not in THRESHOLD_RULES:
         raise ValueError(f"rule is {rule!r}; accepted: {', '.join(THRESHOLD_RULES)}")
@@ -104,17 +103,12 @@ def choose_threshold(
 
 
 def choose_abstention(
-    y_true: ArrayLike,
-    y_score: ArrayLike,
-    *,
-    threshold: float,
-    target_error: float = 0.1,
-    min_coverage: float = 0.1,
+    y_true: ArrayLike, y_score: ArrayLike, *, threshold: float, target_error: float = 0.1
 ) -> dict[str, float]:
     """The narrowest band around the threshold that leaves an error of at most `target_error`.
 
     The band reaches equally far to both sides in log odds. Choose it on val, of videos. At least
-    `min_coverage` of the rows stay decided, or one lucky row would meet any target; if no such
+    MIN_COVERAGE of the rows stay decided, or one lucky row would meet any target; if no such
     band meets it, the one of least error, then of most coverage.
 
     The target holds on the rows given, not on new ones: `upper` says how large the error of new
@@ -134,7 +128,7 @@ def choose_abstention(
     decided = np.cumsum(np.bincount(codes)[::-1])[::-1]
     errors = np.cumsum(np.bincount(codes, wrong)[::-1])[::-1]
     error = errors / decided
-    allowed = decided >= min_coverage * len(y_true)
+    allowed = decided >= MIN_COVERAGE * len(y_true)
     reached = np.flatnonzero(allowed & (error <= target_error))
     k = int(reached[0] if len(reached) else np.argmin(np.where(allowed, error, np.inf)))
     low = high = float(threshold)
@@ -172,15 +166,6 @@ ORDER = (CLASSES[0], UNSURE, CLASSES[1])
 PERSON = ("track", "n_faces", "score", "decision", "decides", "note")
 
 
-def _trimmed_mean(logits: Array) -> float:
-    cut = int(TRIM * len(logits))
-    return float(np.sort(logits)[cut : len(logits) - cut].mean())
-
-
-def _top_third(logits: Array) -> float:
-    return float(np.sort(logits)[-max(1, len(logits) // 3) :].mean())
-
-
 def _confident(logits: Array) -> float:
     """Mean of the crops that are surely FAKE if they are over 40%, surely REAL if over 90%."""
     for sure, share in ((logits > CONFIDENT, 0.4), (logits < -CONFIDENT, 0.9)):
@@ -195,9 +180,9 @@ def _confident(logits: Array) -> float:
 #: the DFDC (Seferbekov, 2020).
 POOLS: dict[str, Callable[[Array], float]] = {
     "mean_logit": lambda logits: float(logits.mean()),
-    "trimmed_mean": _trimmed_mean,
+    "trimmed_mean": lambda logits: float(trim_mean(logits, TRIM)),
     "median": lambda logits: float(np.median(logits)),
-    "top_third": _top_third,
+    "top_third": lambda logits: float(np.sort(logits)[-max(1, len(logits) // 3) :].mean()),
     "confident": _confident,
 }
 AGGREGATIONS = tuple(POOLS)
@@ -231,13 +216,12 @@ class Decision:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, accepted in (
-            ("rule", (UNDECIDED, *THRESHOLD_RULES)),
-            ("aggregation", AGGREGATIONS),
-            ("units", ("tracks", "videos")),
+        for name, given, accepted in (
+            ("rule", self.rule, (UNDECIDED, *THRESHOLD_RULES)),
+            ("aggregation", self.aggregation, AGGREGATIONS),
+            ("units", self.units, ("tracks", "videos")),
         ):
-            if getattr(self, name) not in accepted:
-                given = getattr(self, name)
+            if given not in accepted:
                 raise ValueError(f"{name} is {given!r}; accepted: {', '.join(accepted)}")
         numbers = np.array([self.temperature, self.offset, *self.band, self.threshold], dtype=float)
         if not np.isfinite(numbers).all() or self.temperature <= 0:
@@ -285,31 +269,24 @@ class Decision:
         )
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Decision:
-        """Of what decision.json holds. Raises ValueError that says what is wrong."""
-        known = {f.name for f in fields(cls)} - {"facts"}
-        given = {name: value for name, value in values.items() if name in known}
-        facts = {name: value for name, value in values.items() if name not in known}
-        try:
-            # Who wrote no units had pooled whole videos.
-            return cls(**{"units": "videos", **given}, facts=facts)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"no decision: {error}") from error
-
-    @classmethod
     def read(cls, folder: str | Path) -> Decision:
         """The decision of a model folder; where 04 has not run, the plain one.
 
-        Raises:
-            ValueError: decision.json is damaged; names it.
+        Raises ValueError that names decision.json and says what is wrong with it.
         """
         path = Path(folder) / "decision.json"
         if not path.is_file():
             return cls()
         values = read_any_json(path)
         check_fields("model/decision.json", values, path)
+        known = {f.name for f in fields(cls)} - {"facts"}
+        # Who wrote no units had pooled whole videos.
+        given = {"units": "videos"} | {name: values[name] for name in known & values.keys()}
+        facts = {name: value for name, value in values.items() if name not in known}
         try:
-            return cls.from_dict(values)
+            return cls(**given, facts=facts)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path}: no decision: {error}") from error
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
@@ -324,11 +301,7 @@ class Decision:
         return expit(np.asarray(logits, dtype=np.float64) / self.temperature + self.offset)
 
     def pool(self, logits: ArrayLike) -> float:
-        """P(FAKE) of one person from the logits of the crops, shape (n,), n > 0.
-
-        Raises:
-            ValueError: no logit, or one that is not finite.
-        """
+        """P(FAKE) of one person from the logits of the crops, (n,), n > 0, each finite."""
         logits = np.asarray(logits, dtype=np.float64)
         if logits.ndim != 1 or not len(logits) or not np.isfinite(logits).all():
             raise ValueError(f"logits {logits.shape} must be (n,), n > 0, each a finite number")
@@ -364,12 +337,9 @@ class Decision:
             people["score"] = self.score(grouped["logit"].mean())
         else:
             people["score"] = grouped["logit"].agg(self.pool).astype(np.float64)
-        seen = {
-            "probability": grouped["probability"].mean() if "probability" in faces else np.inf,
-            "side": grouped["side"].median() if "side" in faces else np.inf,
-            "focus": grouped["focus"].median() if "focus" in faces else np.inf,
-        }
-        people = people.assign(**seen).reset_index()
+        for fact, how in zip(FACE_FACTS, ("mean", "median", "median"), strict=True):
+            people[fact] = grouped[fact].agg(how) if fact in faces else np.inf
+        people = people.reset_index()
         files = [people[name] for name in by] or [np.zeros(len(people))]
         people["longest"] = people.groupby(files, dropna=False)["n_faces"].transform("max")
         short = people["n_faces"] < MIN_SHARE * people["longest"]
@@ -401,11 +371,9 @@ class Decision:
         Args:
             crops: a row a crop: `video, source, label, split, logit`, what `find_people` takes, and
                 `dataset` if videos of several data sets may share a name.
-        Returns:
-            `video, source, label, split, n_faces, score, decision` (`dataset` first where given),
-            in the order of the first crops; `n_faces` counts crops.
-        Raises:
-            ValueError: a logit is missing, or a video has two sources, labels or splits.
+        Returns: `video, source, label, split, n_faces, score, decision` (`dataset` first where
+            given), in the order of the first crops; `n_faces` counts crops.
+        Raises ValueError: a logit is missing, or a video has two sources, labels or splits.
         """
         keys = [name for name in ("dataset", "video") if name in crops]
         facts = ["source", "label", "split"]
@@ -429,11 +397,9 @@ class Decision:
 
         One fake person makes the file FAKE; else one UNSURE person makes it UNSURE.
 
-        Args:
-            people: of `find_people`.
-        Returns:
-            The highest score of those who decide; the decision; why it is UNSURE, or who decided
-            where there are several people, else "".
+        Args: `people` of `find_people`.
+        Returns: the highest score of those who decide; the decision; why it is UNSURE, or who
+            decided where there are several people, else "".
         """
         deciding = people[people["decides"]]
         decision = max(deciding["decision"], key=ORDER.index)
@@ -441,21 +407,16 @@ class Decision:
         who = who.loc[who["score"].idxmax()]
         reasons = []
         if decision == UNSURE:
+            notes = [note for note in who["note"].split("; ") if note.startswith("too")]
+            why = f"score {who['score']:.2f} lies between {self.band[0]:.2f} and {self.band[1]:.2f}"
             prefix = f"person {who['track']}: " if len(deciding) > 1 else ""
-            reasons.append(prefix + self._why_unsure(who))
+            reasons.append(prefix + (f"faces {'; '.join(notes)}" if notes else why))
         elif len(deciding) > 1 and decision == CLASSES[1]:
             reasons.append(f"person {who['track']}, one of {len(deciding)}, looks fake")
         for other in people[~people["decides"] & (people["score"] >= self.threshold)].itertuples():
-            reasons.append(
-                f"person {other.track} scores {other.score:.2f}, not counted: {other.note}"
-            )
+            who_else = f"person {other.track} scores {other.score:.2f}"
+            reasons.append(f"{who_else}, not counted: {other.note}")
         return float(deciding["score"].max()), decision, "; ".join(reasons)
-
-    def _why_unsure(self, person: pd.Series) -> str:
-        blind = [note for note in person["note"].split("; ") if note.startswith("too")]
-        if blind:
-            return f"faces {'; '.join(blind)}"
-        return f"score {person['score']:.2f} lies between {self.band[0]:.2f} and {self.band[1]:.2f}"
 
 
 def _note(person: Mapping[Any, Any]) -> str:
@@ -483,11 +444,9 @@ def choose_decision(
 ) -> Decision:
     """Choose temperature, aggregation, threshold and band, in this order, on the val split.
 
-    Args:
-        val: a row a crop of val, as for `Decision.judge_videos`.
-        rule, fpr_target, cost_ratio: of `choose_threshold`.
-        aggregation: one of AGGREGATIONS, or "auto" for that of the lowest log loss on val.
-        target_error: of `choose_abstention`.
+    `val` is a row a crop, as for `Decision.judge_videos`; `aggregation` one of AGGREGATIONS, or
+    "auto" for that of the lowest log loss on val; the rest as in `choose_threshold` and
+    `choose_abstention`.
     """
     temperature = fit_temperature(val["logit"], y_true_of(val))
     if aggregation == "auto":
@@ -496,25 +455,18 @@ def choose_decision(
     y_true, y_score = y_true_of(videos), videos["score"]
     targets = {"fpr_target": fpr_target, "cost_ratio": cost_ratio}
     threshold = choose_threshold(y_true, y_score, rule=rule, **targets)
-    known = "track" in val and val["track"].notna().all()
+    band = choose_abstention(y_true, y_score, threshold=threshold, target_error=target_error)
+    units = "tracks" if "track" in val and val["track"].notna().all() else "videos"
+    facts = {"targets": targets}
     return Decision(
-        temperature,
-        threshold,
-        rule,
-        aggregation,
-        units="tracks" if known else "videos",
-        abstention=choose_abstention(
-            y_true, y_score, threshold=threshold, target_error=target_error
-        ),
-        facts={"targets": targets},
+        temperature, threshold, rule, aggregation, units=units, abstention=band, facts=facts
     )
 
 
 def compare_aggregations(val: pd.DataFrame, temperature: float) -> pd.DataFrame:
-    """Each of AGGREGATIONS with its log loss and ROC AUC on the videos of val.
+    """`how, log_loss, roc_auc` of each of AGGREGATIONS on the videos of val.
 
-    Returns:
-        `how, log_loss, roc_auc`, the lowest log loss first, and of equals the simplest.
+    The lowest log loss comes first, and of equals the simplest.
     """
     rows = []
     for how in AGGREGATIONS:

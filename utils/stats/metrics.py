@@ -10,8 +10,7 @@ too narrow intervals.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -41,6 +40,8 @@ NEED_BOTH = (
 #: False positive rates at which the true positive rate is read.
 FPR_TARGETS = {"tpr_at_fpr_1": 0.01, "tpr_at_fpr_5": 0.05}
 ECE_BINS = 10
+#: An interval leaves out so much at each end: 95%.
+TAILS = (0.025, 0.975)
 EPS = float(np.finfo(np.float64).eps)
 
 
@@ -69,19 +70,18 @@ def score_table(y_true: ArrayLike, y_score: ArrayLike, *, threshold: float) -> S
 
 def _of_both_classes(y_true: Array, y_score: Array, y_pred: Array) -> Scores:
     even = 1 / np.bincount(y_true)[y_true]  # each class weighs 1
-    fpr, tpr, _ = sk.roc_curve(y_true, y_score, drop_intermediate=False)
+    pair = (y_true, y_score)
+    fpr, tpr, _ = sk.roc_curve(*pair, drop_intermediate=False)
     table = {
         "balanced_accuracy": sk.balanced_accuracy_score(y_true, y_pred),
         "f1": sk.f1_score(y_true, y_pred),
         "balanced_f1": sk.f1_score(y_true, y_pred, sample_weight=even),
-        "roc_auc": sk.roc_auc_score(y_true, y_score),
-        "average_precision": sk.average_precision_score(y_true, y_score),
-        "balanced_average_precision": sk.average_precision_score(
-            y_true, y_score, sample_weight=even
-        ),
-        "balanced_log_loss": sk.log_loss(y_true, y_score, labels=[0, 1], sample_weight=even),
+        "roc_auc": sk.roc_auc_score(*pair),
+        "average_precision": sk.average_precision_score(*pair),
+        "balanced_average_precision": sk.average_precision_score(*pair, sample_weight=even),
+        "balanced_log_loss": sk.log_loss(*pair, labels=[0, 1], sample_weight=even),
         "balanced_brier": float(np.average((y_score - y_true) ** 2, weights=even)),
-        "balanced_ece": expected_calibration_error(y_true, y_score, weights=even),
+        "balanced_ece": expected_calibration_error(*pair, weights=even),
         "eer": equal_error_rate(fpr, tpr),
     }
     table |= {name: tpr[fpr <= target].max() for name, target in FPR_TARGETS.items()}
@@ -94,9 +94,7 @@ def _of_both_classes(y_true: Array, y_score: Array, y_pred: Array) -> Scores:
 def equal_error_rate(fpr: ArrayLike, tpr: ArrayLike) -> float:
     """The rate at which as large a share of REAL as of FAKE rows is wrong.
 
-    Args:
-        fpr, tpr: the ROC curve from (0, 0) to (1, 1), as `roc_curve` gives it; between two points
-            it runs straight.
+    Between two points of the ROC curve from (0, 0) to (1, 1) it runs straight.
     """
     fpr, tpr = np.asarray(fpr, dtype=float), np.asarray(tpr, dtype=float)
     gap = fpr + tpr - 1  # FPR less the share of FAKE missed: rises from -1 to 1
@@ -222,12 +220,9 @@ class WeightedScores:
         found /= n_fake
         false /= n_real
         even = found / np.maximum(found + false, EPS)
+        names = ("average_precision", "balanced_average_precision")
         average = [np.einsum("bt,bt->b", gain, precision) for precision in (plain, even)]
-        return {
-            "roc_auc": auc,
-            "average_precision": average[0],
-            "balanced_average_precision": average[1],
-        }
+        return {"roc_auc": auc, **dict(zip(names, average, strict=True))}
 
     def _points(self, fake: Array, real: Array) -> dict[str, Array]:
         """Equal error rate, and the true positive rate at FPR_TARGETS."""
@@ -243,17 +238,15 @@ class WeightedScores:
         def gap(k: Array) -> Array:
             return fpr(k) + tpr(k) - 1
 
-        def beyond_target(target: float, k: Array) -> Array:
-            return fpr(k) > target
+        def tpr_within(target: float) -> Array:
+            beyond = _first(lambda k: fpr(k) > target, len(rows), n_points)
+            return tpr(np.maximum(beyond - 1, 0))
 
         after = _first(lambda k: gap(k) >= 0, len(rows), n_points)
         before = np.maximum(after - 1, 0)
         share = -gap(before) / (gap(after) - gap(before))
-        points = {"eer": fpr(before) + share * (fpr(after) - fpr(before))}
-        for name, target in FPR_TARGETS.items():
-            beyond = _first(partial(beyond_target, target), len(rows), n_points)
-            points[name] = tpr(np.maximum(beyond - 1, 0))
-        return points
+        eer = fpr(before) + share * (fpr(after) - fpr(before))
+        return {"eer": eer, **{name: tpr_within(most) for name, most in FPR_TARGETS.items()}}
 
 
 def _first(reached: Callable[[Array], Array], n_rows: int, last: int) -> Array:
@@ -284,18 +277,15 @@ def bootstrap(
     groups: ArrayLike,
     threshold: float,
     n_resamples: int = 1000,
-    level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Scores]:
-    """Every metric with its percentile interval, resampling whole groups with replacement.
+    """Every metric with its 95% percentile interval, resampling whole groups with replacement.
 
     All metrics share the resamples. The result does not depend on the order of the rows.
 
     Args:
         groups: source video of each row, shape (n,); a missing one raises ValueError.
         n_resamples: number of resamples, each of as many groups as there are.
-        level: coverage of the interval, in (0, 1).
-        seed: of the draws.
 
     Returns:
         Metric to `{"value", "low", "high"}`, `value` as in `score_table`. Resamples that do not
@@ -305,19 +295,8 @@ def bootstrap(
     Source: Efron & Tibshirani (1993), An Introduction to the Bootstrap, ch. 13.
     """
     y_true, y_score = check_scores(y_true, y_score)
-    codes, n_groups = _codes(groups, len(y_true))
-    _check_settings(n_resamples, level)
     points = score_table(y_true, y_score, threshold=threshold)
-    result: dict[str, Scores] = {name: _row(value, [], 0, level) for name, value in points.items()}
-    if n_groups < 2:
-        return result
-    resampler = WeightedScores(y_true, y_score, codes, threshold)
-    draws = _draws(n_groups, n_resamples, seed, len(y_true))
-    columns = np.concatenate([resampler.scores(counts) for counts in draws]).T
-    return {
-        name: _row(points[name], column, n_resamples, level)
-        for name, column in zip(METRICS, columns, strict=True)
-    }
+    return _resample(points, y_true, [(y_score, threshold)], groups, n_resamples, seed)
 
 
 def paired_bootstrap(
@@ -329,22 +308,15 @@ def paired_bootstrap(
     threshold: float,
     other_threshold: float | None = None,
     n_resamples: int = 1000,
-    level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Scores]:
     """`y_score` less `other_score` in every metric, both on the same resamples of sources.
 
     The interval of a difference is narrower than the two intervals suggest, for the same videos
-    are hard for both. Arguments and result as in `bootstrap`.
-
-    Args:
-        other_score: P(FAKE) of the other model, or of the same after a change, shape (n,).
-        other_threshold: of the other model; `threshold` where it has none of its own.
+    are hard for both. `other_threshold` is `threshold` if None; the rest is as in `bootstrap`.
     """
     y_true, y_score = check_scores(y_true, y_score)
     _, other_score = check_scores(y_true, other_score)
-    codes, n_groups = _codes(groups, len(y_true))
-    _check_settings(n_resamples, level)
     limits = (threshold, threshold if other_threshold is None else other_threshold)
     pair = list(zip((y_score, other_score), limits, strict=True))
     ours, theirs = (score_table(y_true, score, threshold=limit) for score, limit in pair)
@@ -352,15 +324,26 @@ def paired_bootstrap(
         name: None if a is None or (b := theirs[name]) is None else a - b
         for name, a in ours.items()
     }
+    return _resample(points, y_true, pair, groups, n_resamples, seed)
+
+
+def _resample(
+    points: Scores,
+    y_true: Array,
+    models: Sequence[tuple[Array, float]],
+    groups: ArrayLike,
+    n_resamples: int,
+    seed: int,
+) -> dict[str, Scores]:
+    """The points with their intervals; of two models (y_score, threshold), of the difference."""
+    codes, n_groups = _codes(groups, len(y_true))
     if n_groups < 2:
-        return {name: _row(value, [], 0, level) for name, value in points.items()}
-    first, second = (WeightedScores(y_true, score, codes, limit) for score, limit in pair)
+        return {name: _row(value, []) for name, value in points.items()}
     draws = _draws(n_groups, n_resamples, seed, len(y_true))
-    columns = np.concatenate([first.scores(c) - second.scores(c) for c in draws]).T
-    return {
-        name: _row(points[name], column, n_resamples, level)
-        for name, column in zip(METRICS, columns, strict=True)
-    }
+    weighted = [WeightedScores(y_true, score, codes, limit) for score, limit in models]
+    chunks = [[scores.scores(counts) for scores in weighted] for counts in draws]
+    columns = np.concatenate([chunk[0] - sum(chunk[1:]) for chunk in chunks]).T
+    return {name: _row(points[name], column) for name, column in zip(METRICS, columns, strict=True)}
 
 
 def exchange_test(
@@ -414,7 +397,7 @@ def shuffled_labels(
     rng = np.random.default_rng(seed)
     sums = np.array([rng.permutation(ranks)[:n_fake].sum() for _ in range(n_resamples)])
     aucs = (sums / n_fake - (n_fake + 1) / 2) / (len(y_true) - n_fake)
-    low, high = np.quantile(aucs, [0.025, 0.975]).tolist()
+    low, high = np.quantile(aucs, TAILS).tolist()
     return {"value": float(aucs.mean()), "low": low, "high": high}
 
 
@@ -424,29 +407,22 @@ def group_mean(
     groups: ArrayLike,
     where: ArrayLike | None = None,
     n_resamples: int = 1000,
-    level: float = 0.95,
     seed: int = 0,
 ) -> Scores:
     """Mean of `values` over the rows of `where` (default all), with its interval over groups."""
     values = np.asarray(values, dtype=np.float64)
     codes, n_groups = _codes(groups, len(values))
-    _check_settings(n_resamples, level)
     kept = np.ones(len(values), bool) if where is None else np.asarray(where, dtype=bool)
     if not kept.any():
-        return _row(None, [], 0, level)
+        return _row(None, [])
     sums, sizes = (np.bincount(codes, part * kept, n_groups) for part in (values, 1.0))
     point = float(sums.sum() / sizes.sum())
     if n_groups < 2:
-        return _row(point, [], 0, level)
+        return _row(point, [])
     draws = np.concatenate(list(_draws(n_groups, n_resamples, seed, len(values))))
     with np.errstate(divide="ignore", invalid="ignore"):
         means = (draws @ sums) / (draws @ sizes)
-    return _row(point, means, n_resamples, level)
-
-
-def _check_settings(n_resamples: int, level: float) -> None:
-    if not 0 < level < 1 or n_resamples < 1:
-        raise ValueError(f"level {level} must lie in (0, 1), n_resamples {n_resamples} be over 0")
+    return _row(point, means)
 
 
 def _codes(groups: ArrayLike, n_rows: int) -> tuple[Array, int]:
@@ -459,6 +435,8 @@ def _codes(groups: ArrayLike, n_rows: int) -> tuple[Array, int]:
 
 def _draws(n_groups: int, n_resamples: int, seed: int, n_rows: int) -> Iterator[Array]:
     """How often each group is drawn, float64 (b, groups), in chunks of resamples."""
+    if n_resamples < 1:
+        raise ValueError(f"n_resamples {n_resamples} must be over 0")
     rng = np.random.default_rng(seed)
     step = max(1, CHUNK_ELEMENTS // n_rows)
     for start in range(0, n_resamples, step):
@@ -468,13 +446,13 @@ def _draws(n_groups: int, n_resamples: int, seed: int, n_rows: int) -> Iterator[
         yield counts.reshape(size, n_groups).astype(np.float64)
 
 
-def _row(value: float | None, column: ArrayLike, n_resamples: int, level: float) -> Scores:
-    """The value with the quantiles of its resamples, where half of them define it."""
+def _row(value: float | None, column: ArrayLike) -> Scores:
+    """The value with the range of 95% of its resamples, where half of them define it."""
     column = np.asarray(column, dtype=np.float64)
     defined = column[~np.isnan(column)]
     row: Scores = {"value": value, "low": None, "high": None}
-    if value is not None and len(defined) and 2 * len(defined) >= n_resamples:
-        row["low"], row["high"] = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2]).tolist()
+    if value is not None and len(defined) and 2 * len(defined) >= len(column):
+        row["low"], row["high"] = np.quantile(defined, TAILS).tolist()
     return row
 
 
