@@ -7,39 +7,9 @@ import torch
 from PIL import Image
 
 from utils.model.network import build_model, load_model, save_model
-from utils.model.scoring import (
-    eval_transform,
-    loss_of,
-    mixed_precision,
-    model_transform,
-)
+from utils.model.scoring import eval_transform, loss_of, mixed_precision, model_transform
 
 HALF = [0.5, 0.5, 0.5]
-CPU, GPU = torch.device("cpu"), torch.device("cuda")
-PLAIN = eval_transform(image_size=32, mean=HALF, std=HALF)
-Y_TRUE = [0, 1] * 10
-gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-
-
-@pytest.fixture(scope="module")
-def network():
-    """A network that has seen some batches and says something."""
-    torch.manual_seed(0)
-    model = build_model("test_efficientnet", image_size=32, pretrained=False)
-    torch.nn.init.normal_(model.get_classifier().weight)
-    for _ in range(3):
-        model.train()(torch.randn(8, 3, 32, 32))
-    return model.eval()
-
-
-@pytest.fixture(scope="module")
-def paths(tmp_path_factory):
-    """Twenty noisy crops."""
-    folder, rng = tmp_path_factory.mktemp("crops"), np.random.default_rng(0)
-    made = [str(folder / f"{row}.png") for row in range(20)]
-    for path in made:
-        Image.fromarray(rng.integers(60, 190, (32, 32, 3), dtype=np.uint8)).save(path)
-    return made
 
 
 @pytest.fixture
@@ -112,12 +82,3 @@ def test_loss_of_a_new_network_is_that_of_not_knowing():
     with torch.inference_mode():
         by_hand = torch.nn.functional.cross_entropy(model.eval()(inputs), targets).item()
     assert loss == pytest.approx(by_hand, abs=1e-5)
-
-
-class Brightness(torch.nn.Module):
-    """Logits (-m, 2 m) of the mean brightness m; training would crash it."""
-
-    def forward(self, images):
-        assert not self.training
-        mean = images.mean((1, 2, 3))
-        return torch.stack([-mean, 2 * mean], 1)

@@ -146,7 +146,7 @@ def test_unreadable_crop_is_named_with_the_way_out(scorer, tmp_path, num_workers
 
 @pytest.mark.parametrize("size", [0, -1])
 def test_batch_size_of_nothing_is_refused(scorer, paths, size):
-    with pytest.raises(ValueError, match=f"batch_size {size}"):
+    with pytest.raises(ValueError, match=f"batch_size={size}"):
         scorer.score_paths(paths, batch_size=size)
 
 

@@ -369,11 +369,6 @@ def test_val_batches_do_not_depend_on_the_number_of_processes(crops):
     assert same(whole, [one[0], two[0], one[1]])
 
 
-def test_sets_of_different_lengths_are_refused(crops):
-    with pytest.raises(ValueError, match=r"\(12, 12, 11\)"):
-        CropSet(crops.store, crops.table, crops.paths[1:])
-
-
 def test_negative_and_large_seeds_are_taken(crops):
     for seed in (-1, 2**40):
         fill_train(crops, REFERENCE, seed, (1, np.array([[0]])), np.empty((1, 8, 8, 3), np.uint8))

@@ -136,11 +136,6 @@ def test_disk_that_fills_up_meanwhile_ends_clearly(paths, tmp_path, monkeypatch)
     assert names(tmp_path / "store") == []
 
 
-def test_no_crop_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no crop"):
-        build([], tmp_path)
-
-
 def test_pickled_array_is_not_opened(paths, tmp_path):
     path = tmp_path / "evil.npy"
     np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)

@@ -41,8 +41,8 @@ def build_model(
         name: timm name, such as "tf_efficientnetv2_s.in1k".
         image_size: side of the square input in pixels.
         pretrained: start from timm's ImageNet weights.
-        weights: a local file of such weights (.safetensors, .pth), or a folder that holds one, for
-            machines without internet. Only tensors are read, nothing is unpickled.
+        weights: a local file of such weights, or a folder that holds one, for machines without
+            internet. Only tensors are read, nothing is unpickled.
     Raises:
         ValueError: unknown name, or the weights cannot be had; says how to attach them.
     """
@@ -79,7 +79,12 @@ def build_model(
         _check_loaded(model, timm.create_model(name, pretrained=False, **options), weights)
         # config.json is no place for tensors.
         model.pretrained_cfg.pop("state_dict")  # type: ignore[operator, union-attr]
-    _calm_head(model)
+    # A head near zero says "I do not know". timm's is drawn for 1,000 classes: with two, the first
+    # losses are about ten times ln 2, and Adam spends its first epochs on undoing them.
+    for layer in model.get_classifier().modules():  # type: ignore[operator]
+        if isinstance(layer, torch.nn.Linear):
+            torch.nn.init.normal_(layer.weight, std=0.01)
+            torch.nn.init.zeros_(layer.bias)
     return model
 
 
@@ -107,25 +112,10 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"WEIGHTS {str(path)!r} cannot be read as weights: {reason}") from error
 
 
-def _calm_head(model: torch.nn.Module) -> None:
-    """Start the new head near zero, so that the first logits say "I do not know".
-
-    timm draws an EfficientNet's head from ±1/√outputs, meant for 1,000 classes: with two, the first
-    losses are about ten times ln 2, and Adam spends its first epochs on undoing them.
-    """
-    for layer in model.get_classifier().modules():  # type: ignore[operator]
-        if isinstance(layer, torch.nn.Linear):
-            torch.nn.init.normal_(layer.weight, std=0.01)
-            torch.nn.init.zeros_(layer.bias)
-
-
 def _check_loaded(model: torch.nn.Module, untrained: torch.nn.Module, weights: str) -> None:
     """Refuse weights that timm passed over: it tolerates missing names, for the head is new.
 
-    Args:
-        model: after loading.
-        untrained: its twin of the same random numbers, before loading.
-        weights: the file, for the message.
+    `untrained` is the model's twin of the same random numbers, before loading.
     """
     head = {id(parameter) for parameter in model.get_classifier().parameters()}  # type: ignore[operator]
     for (name, loaded), random in zip(model.named_parameters(), untrained.parameters()):
@@ -144,12 +134,7 @@ def save_model(
 
     `timm.create_model("local-dir:<folder>", pretrained=True)` loads it without this project. A
     folder that stands there is replaced, its decision.json too: it was chosen for other weights.
-
-    Args:
-        model: of `build_model`.
-        folder: the model folder.
-        extra: facts that 04 and 05 need and timm has no field for; kept in config.json.
-        card: text of README.md.
+    `extra`, facts that timm has no field for, goes into config.json, `card` into README.md.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -181,9 +166,6 @@ def find_model(model: str | Path = "", output: str | Path = "") -> Path:
     A folder may hold `model/` or be it, also as a data set or a model of Kaggle. Of attached ones
     those that were evaluated come first.
 
-    Args:
-        model: a model folder or an output that holds one; "" looks for one.
-        output: OUTPUT; "" is its default.
     Raises:
         FileNotFoundError: there is none; says which notebook writes it and how to attach it.
     """
@@ -207,11 +189,8 @@ def _inside(folder: Path) -> Path:
 
 
 def load_model(folder: str | Path) -> tuple[torch.nn.Module, dict[str, Any]]:
-    """Load a model folder for inference. Only safetensors are read, nothing is unpickled.
+    """The model, in eval mode on the CPU, and the `extra` of its folder; nothing is unpickled.
 
-    Returns:
-        model: in eval mode, on the CPU.
-        extra: as handed to `save_model`.
     Raises:
         FileNotFoundError: config.json or model.safetensors is missing.
         ValueError: the folder is no deepfake model of two classes, or its weights are damaged.
@@ -316,14 +295,7 @@ def fold_batch_norms(network: torch.nn.Module) -> torch.nn.Module:
 
 
 def keep_model(folder: str | Path, output: str | Path) -> Path:
-    """Copy an attached model folder to OUTPUT, where its decision can be written beside it.
-
-    Args:
-        folder: of `find_model`.
-        output: OUTPUT.
-    Returns:
-        `output / "model"`.
-    """
+    """Copy an attached model folder to OUTPUT's `model/`, where its decision can be written too."""
     home = Path(output) / "model"
     if Path(folder).resolve() != home.resolve():
         shutil.copytree(folder, home, copy_function=shutil.copyfile, dirs_exist_ok=True)

@@ -27,10 +27,8 @@ PRECISIONS = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 def mixed_precision(device: torch.device, wanted: str = "auto") -> str:
     """What to compute in: "bf16", "fp16" (with a gradient scaler) or "no" (float32).
 
-    Args:
-        device: of `get_device`.
-        wanted: "float32", "bfloat16", "float16", or "auto": on a GPU bfloat16 where it has that in
-            hardware, else float16; elsewhere float32.
+    `wanted` is one of PRECISIONS, or "auto": on a GPU bfloat16 where it has that in hardware, else
+    float16; elsewhere float32.
     """
     if wanted != "auto":
         return PRECISIONS[wanted]
@@ -69,11 +67,8 @@ def normalise(
 ) -> torch.Tensor:
     """The second half of the eval transform, on the device: it takes a quarter of the transfer.
 
-    Args:
-        images: (B, H, W, 3) uint8.
-        mean, std: of the model, for values in [0, 1].
-    Returns:
-        (B, 3, H, W) float32, channels last in memory.
+    (B, H, W, 3) uint8 → (B, 3, H, W) float32, channels last in memory; `mean` and `std` are for
+    values in [0, 1].
     """
     size, height, width, _ = images.shape
     # Rows of whole pixels: three numbers repeated over the last axis would take four times as long.
@@ -87,9 +82,9 @@ def normalise(
 def _per_row(
     mean: tuple[float, ...], std: tuple[float, ...], width: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Factor and offset of each number of a row, on the device.
+    """Factor and offset of each number of a row, kept on the device.
 
-    Once: a GPU ends all that it was given before it takes a tensor from pageable memory.
+    A GPU ends all that it was given before it takes a tensor from pageable memory.
     """
     deviation = torch.tensor(std).repeat(width)
     offset = torch.tensor(mean).repeat(width) / deviation
@@ -109,12 +104,8 @@ class Scorer:
 
     Its batch norms are folded. A CPU computes in float32, a GPU in what it computes fastest.
 
-    Attributes:
-        network: two logits, REAL and FAKE; in eval mode, on `device`.
-        transform: its eval transform.
-        device: of `get_device`.
-        facts: what its folder tells, as handed to `save_model`.
-        folder: where it was loaded from.
+    `transform` is its eval transform, `facts` are the `extra` of `save_model`, and `folder` is
+    where it was loaded from.
     """
 
     def __init__(
@@ -162,17 +153,7 @@ class Scorer:
     def score_paths(
         self, paths: Sequence[str], *, batch_size: int = 64, num_workers: int = -1
     ) -> np.ndarray:
-        """Logits of FAKE, (n,), of crops on disk.
-
-        Args:
-            paths: of the crops.
-            batch_size: crops at once.
-            num_workers: loader processes; 0 loads in this one, -1 chooses.
-        Raises:
-            ValueError: a crop cannot be read, or batch_size is below 1.
-        """
-        if batch_size < 1:
-            raise ValueError(f"batch_size {batch_size} is not at least 1")
+        """Logits of FAKE, (n,), of crops on disk; ValueError names one that cannot be read."""
         crops = _Crops(paths, self.transform)
         return self.score_data(crops, batch_size=batch_size, num_workers=num_workers)
 
@@ -183,7 +164,7 @@ class Scorer:
 
         Args:
             data: of images (3, S, S), or with `batch_size` None of batches of them.
-            num_workers: of `score_paths`.
+            num_workers: loader processes; 0 loads in this one, -1 chooses.
         """
         loader = DataLoader(
             data,

@@ -17,7 +17,7 @@ import pandas as pd
 from utils.data.crops import crop_paths, image_statistics
 from utils.faces.media import load_crop
 from utils.run.artifacts import CLASSES, read_table
-from utils.training.recipes import changed, check_types, unknown
+from utils.training.recipes import check_types, choose
 
 #: Highest value of a parameter where that is not 1; the lowest is 0, of a range more than that.
 HIGHEST = {"rotation": 180, "blur_sigma": 10, "noise_std": 128, "jpeg_quality": 100}
@@ -30,7 +30,6 @@ class Policy:
     A probability of zero switches an ingredient off; pixels are those of the network's input.
 
     Attributes:
-        name: what augment.json and the model card call it.
         crop_scale: share of the area that the random crop keeps.
         flip: probability of a horizontal flip.
         rotation: largest rotation in degrees, to either side.
@@ -79,14 +78,9 @@ class Policy:
                 raise ValueError(f"{name} {value!r} is not two numbers, 0 < low <= high <= {top}")
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of augment.json: `policy` (its name) and `parameters`."""
+        """The content of augment.json: `policy` and `parameters`, as `make_policy` takes them."""
         parameters = asdict(self)
         return {"policy": parameters.pop("name"), "parameters": parameters}
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Policy:
-        """The inverse of `to_dict`. Raises ValueError as `make_policy` does."""
-        return make_policy(content["policy"], content["parameters"])
 
 
 #: All that a policy may say, in the order of augment.json.
@@ -105,14 +99,8 @@ POLICIES = {
 
 
 def make_policy(name: str, changes: Mapping[str, Any] | None = None) -> Policy:
-    """One of POLICIES, with other values for some of PARAMETERS: `changes`, CHANGES of 02.
-
-    Raises:
-        ValueError: unknown policy or key, or a value of the wrong type or out of range.
-    """
-    if name not in POLICIES:
-        raise ValueError(unknown("policy", name, POLICIES))
-    return changed(POLICIES[name], changes, PARAMETERS)
+    """One of POLICIES with CHANGES of 02, keys of PARAMETERS. Raises as `make_config` does."""
+    return choose("policy", POLICIES, name, changes, PARAMETERS)
 
 
 #: The level that normalisation with a mean of 0.5 turns into zero.
@@ -138,7 +126,6 @@ OUTLINE = np.array(
         *((0.37, 0.92), (0.23, 0.81), (0.13, 0.62), (0.10, 0.42)),
     ]
 )
-MIDDLE = np.array([0.5, 0.5])  # the tip of the nose
 BLEND_RATIOS = (0.25, 0.5, 0.75, 1.0, 1.0, 1.0)  # of the paper
 LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
@@ -154,7 +141,7 @@ def augment(
     """Change a training crop at random, by all that a policy says but `self_blend`.
 
     Args:
-        crop: RGB, uint8, shape (H, W, 3); ValueError for another. It is not changed.
+        crop: RGB, uint8, shape (H, W, 3). It is not changed.
         policy: what may happen, and how often.
         image_size: side of the result in pixels.
         rng: draws everything; each ingredient has numbers of its own, so that switching one off
@@ -164,23 +151,17 @@ def augment(
     Returns:
         RGB, uint8, shape (image_size, image_size, 3).
     """
-    if crop.dtype != np.uint8 or crop.ndim != 3 or crop.shape[2] != 3:
-        raise ValueError(f"crop is {crop.dtype} {crop.shape}, not uint8 (height, width, 3)")
-    image = _warp(crop, policy, image_size, geometry_rng or rng)
-    return _degrade(image, policy, rng)
+    return _degrade(_warp(crop, policy, image_size, geometry_rng or rng), policy, rng)
 
 
 def geometry_matrix(
     policy: Policy, shape: tuple[int, ...], image_size: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Draw rotation, crop and flip as the one map from a pixel of the result to one of the crop.
+    """Draw rotation, crop and flip as one map (2, 3) from a pixel of the result to the crop's.
 
     The crop, of a `shape` (height, width, …), is turned about its centre; a rectangle of it is kept
     that lies wholly inside its frame, flipped, and resized to a square of side `image_size`. Area
     and squeeze are relative to the crop's own. Always six numbers are drawn.
-
-    Returns:
-        Matrix of shape (2, 3) for `cv2.warpAffine` with WARP_INVERSE_MAP.
     """
     flip, turn, area, squeeze, left, top = rng.random(6).tolist()
     low, high = policy.crop_scale
@@ -292,11 +273,8 @@ def self_blend(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     up to 20 levels, the source is softer or sharper, up to 5% larger or smaller and up to 3% beside
     its place. Other than there, the corners are always those of the real crop.
 
-    Args:
-        crop: RGB, uint8, shape (H, W, 3), the face where `blend_mask` expects it.
-        rng: of the draws; those of `blend_mask` come first.
-    Returns:
-        The FAKE, in the same form.
+    Takes and gives RGB, uint8, shape (H, W, 3). The draws of `blend_mask` come first.
+
     Source: Shiohara & Yamasaki (2022), Detecting Deepfakes with Self-Blended Images, CVPR.
     """
     mask = blend_mask(crop.shape[:2], rng)
@@ -305,21 +283,18 @@ def self_blend(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def blend_mask(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Draw how much of each pixel comes from the source: a soft, face-shaped spot.
+    """Draw how much of each pixel the source gives, float32 in [0, 1]: a soft, face-shaped spot.
 
     There are no landmarks to draw it by. But the data set's detector cut every crop the same way,
     so `OUTLINE` fits all of them to within the spread of a head's pose, which is about as much
     as the mask is deformed by anyway: it may end below the mouth or beyond the chin.
-
-    Returns:
-        Weights in [0, 1], float32, of that shape (height, width).
     """
     height, width = shape
     wide, up, down, blur, ratio = rng.random(5).tolist()
-    points = OUTLINE - MIDDLE
+    points = OUTLINE - 0.5  # from the tip of the nose
     points[:, 0] *= 0.75 + 0.3 * wide
     points[:, 1] *= np.where(points[:, 1] < 0, 0.75 + 0.35 * up, 0.65 + 0.4 * down)
-    points += MIDDLE + 0.012 * rng.standard_normal(points.shape)
+    points += 0.5 + 0.012 * rng.standard_normal(points.shape)
     hull = cv2.convexHull(np.rint(points * (width, height)).astype(np.int32))
     spot = cv2.fillConvexPoly(np.zeros(shape, np.float32), hull, BLEND_RATIOS[int(6 * ratio)])
     # Twice a box: an edge about 4 to 11% of the crop wide, at the same cost for any width.
@@ -384,14 +359,15 @@ def preview_policy(
     policy: Policy, sample: pd.DataFrame, crops: Sequence[np.ndarray], *, draws: int, seed: int = 0
 ) -> Pictures:
     """The first crop of each class of a sample: as it is, then so many draws of the policy."""
-    rng, images = np.random.default_rng(seed), []
+    rng = np.random.default_rng(seed)
+    images, titles, labels = [], [], []
     for label in CLASSES:
         crop = crops[int(np.argmax(sample["label"] == label))]
         drawn = (augment(crop, policy, image_size=len(crop), rng=rng) for _ in range(draws))
         images += [crop, *drawn]
-    numbers = [f"draw {i + 1}" for i in range(draws)]
-    titles = [title for label in CLASSES for title in (f"{label}, as it is", *numbers)]
-    return images, titles, [label for label in CLASSES for _ in range(1 + draws)]
+        titles += [f"{label}, as it is", *(f"draw {i + 1}" for i in range(draws))]
+        labels += [label] * (1 + draws)
+    return images, titles, labels
 
 
 def preview_blends(sample: pd.DataFrame, crops: Sequence[np.ndarray], *, size: int) -> Pictures:

@@ -33,19 +33,12 @@ AHEAD = 2
 
 @dataclass(frozen=True)
 class CropTable:
-    """What the sampler knows of the crops of one split; row i is row i of their store.
+    """What the sampler knows of the n crops of one split; row i is row i of their store."""
 
-    Attributes:
-        y_true: labels, 1 = FAKE, shape (n,).
-        video: number of the video, shape (n,).
-        source: number of the source, the real video that it goes back to, shape (n,).
-        frame: number of the frame in its video, shape (n,).
-    """
-
-    y_true: np.ndarray
-    video: np.ndarray
-    source: np.ndarray
-    frame: np.ndarray
+    y_true: np.ndarray  # (n,) labels, 1 = FAKE
+    video: np.ndarray  # (n,) number of the video
+    source: np.ndarray  # (n,) number of the source, the real video that it goes back to
+    frame: np.ndarray  # (n,) number of the frame in its video
 
     @classmethod
     def from_index(cls, index: pd.DataFrame) -> CropTable:
@@ -70,11 +63,6 @@ class CropSet:
     table: CropTable
     paths: Sequence[str]
 
-    def __post_init__(self) -> None:
-        lengths = len(self.store), len(self.table), len(self.paths)
-        if len(set(lengths)) > 1:
-            raise ValueError(f"store, table and paths differ in length: {lengths}")
-
     def __len__(self) -> int:
         return len(self.table)
 
@@ -86,16 +74,13 @@ class CropSet:
 
 
 def draw_epoch(table: CropTable, rng: np.random.Generator, config: TrainConfig) -> np.ndarray:
-    """Draw the crops of one epoch, each at most once.
+    """Draw the crops of one epoch, each at most once, as the config asks.
 
-    Args:
-        table: the crops that there are.
-        rng: decides all that is random.
-        config: `frames_per_video`: random crops of each video; 0 takes all.
-            `balanced`: as many crops of the larger class as the smaller one gives, spread evenly
-            over all its videos: they take turns from epoch to epoch, and none is shown twice.
-            `pairs`: each REAL crop with a FAKE of its source, of the same frame where there is
-            one. A real without a fake goes with any other; fakes left over wait for another epoch.
+    `balanced`: as many crops of the larger class as the smaller one gives, spread evenly over all
+    its videos: they take turns from epoch to epoch. `pairs`: each REAL crop with a FAKE of its
+    source, of the same frame where there is one. A real without a fake goes with any other; fakes
+    left over wait for another epoch.
+
     Returns:
         Rows in random order, shape (n, 1), or (n, 2) for pairs: REAL, FAKE.
     Raises:
@@ -137,11 +122,9 @@ def _pair(table: CropTable, reals: np.ndarray, rng: np.random.Generator) -> np.n
 
 
 def _match(wanted: np.ndarray, offered: np.ndarray, fakes: np.ndarray) -> np.ndarray:
-    """For each wanted key the fakes that have it, in turns; NO_PARTNER where there is none.
+    """For each wanted key (n, k) a fake that has it, in turns; NO_PARTNER where there is none.
 
-    Args:
-        wanted: shape (n, k).
-        offered: keys of `fakes`, shape (m, k).
+    `offered` are the keys (m, k) of the fakes.
     """
     codes = pd.factorize(pd.MultiIndex.from_arrays(np.concatenate([wanted, offered]).T))[0]
     want, offer = codes[: len(wanted)], codes[len(wanted) :]
@@ -209,11 +192,7 @@ Plan = BatchPlan | list[np.ndarray]
 
 
 def fill_train(
-    crops: CropSet,
-    policy: Policy,
-    seed: int,
-    item: tuple[int, np.ndarray],
-    images: np.ndarray,
+    crops: CropSet, policy: Policy, seed: int, item: tuple[int, np.ndarray], images: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Write the augmented images of an item of a `BatchPlan`; a `Fill` of its last two arguments.
 
@@ -280,24 +259,22 @@ class BatchLoader:
         # All that may be under way, one that was just handed out, and one that is being used.
         shape = (num_workers * AHEAD + 2, largest, image_size, image_size, 3)
         self.images = torch.empty(shape, dtype=torch.uint8)
-        options: dict[str, Any] = {}
-        if num_workers:
-            self.images.share_memory_()
-            options = {"persistent_workers": True, "prefetch_factor": AHEAD}
-            # The workers are the parallelism. And a process that is forked while OpenCV has
-            # threads waits for them for ever, so they must go before the workers come.
-            cv2.setNumThreads(1)
         slots = _Slots(fill, plan, self.images)
         self.loader = DataLoader(
             slots,
             batch_size=None,  # an item is a whole batch already
             sampler=slots,
             num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            prefetch_factor=AHEAD if num_workers else None,
             # Starting workers draws a number: from here, so that dropout does not depend on it.
             generator=torch.Generator(),
-            **options,
         )
         if num_workers:
+            self.images.share_memory_()
+            # The workers are the parallelism. And a process that is forked while OpenCV has
+            # threads waits for them for ever, so they must go before the workers come.
+            cv2.setNumThreads(1)
             # Start them now. Later, when the model has grown, the first step after a fork would
             # have to copy every page that it writes: seconds, on a machine without a GPU.
             iter(self.loader)
@@ -350,11 +327,9 @@ def make_loaders(
 ) -> tuple[BatchPlan, BatchLoader, BatchLoader]:
     """What one of several training processes is fed with.
 
-    Returns:
-        plan: its `epoch` and `start` decide what the next pass over the train loader shows.
-        train_loader: this process's share of each batch of the plan.
-        val_loader: every `processes`-th batch of val; which crops are in one does not depend on the
-            number of processes, so neither does a score.
+    The plan decides what the next pass over the train loader shows: this process's share of each
+    batch. The val loader gives every `processes`-th batch of val; which crops are in one does not
+    depend on the number of processes, so neither does a score.
     """
     plan = BatchPlan(train.table, config, rank=rank, processes=processes)
     largest, size = -(-max(plan.sizes) // processes) + 1, config.batch_size  # no pair is cut in two

@@ -34,8 +34,7 @@ def find_checkpoint(output: str | Path) -> Path | None:
 class CheckpointWriter:
     """Writes states in the background, one after the other; the newest two stay.
 
-    What changes with every step is copied when it is handed over, so training goes on while the
-    disk works. What goes wrong is raised by the next `save` or `wait`.
+    What goes wrong is raised by the next `save` or `wait`.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -54,7 +53,7 @@ class CheckpointWriter:
             raise self._failure(error) from error
 
     def save(self, live: dict[str, Any], **fixed: Any) -> None:
-        """Copy a live state and start to write it, with what is fixed; waits for the one before."""
+        """Copy what changes with every step, and start to write it; waits for the state before."""
         self.wait()
         self._pending = self._thread.submit(self._write, copied(live) | fixed)
 
@@ -107,10 +106,9 @@ def load_checkpoint(folder: str | Path, settings: dict[str, Any]) -> dict[str, A
     Every byte is checked against the checksums in the file, and only tensors and plain values are
     read. A damaged newest state is set aside with a warning, and the one before serves.
 
-    Args:
-        folder: of the checkpoint; never written to, except that a damaged file is renamed.
-        settings: of the run that wants to go on; only its `epochs` may differ, and these too only
-            where the learning rate does not depend on them.
+    Of the settings only `epochs` may differ, and these too only where the learning rate does not
+    depend on them. Nothing in the folder is changed but the name of a damaged file.
+
     Raises:
         ValueError: no state is sound, or the state belongs to other settings.
     """
@@ -151,11 +149,10 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged or no checkpoint ({reason[:100]})") from error
 
 
-def _check_settings(path: Path, settings: dict[str, Any], then: dict[str, Any]) -> None:
+def _check_settings(path: Path, now: dict[str, Any], then: dict[str, Any]) -> None:
     # More epochs may be asked for; anything else would make another run of it.
-    constant = settings["schedule"] == "constant" and not settings["warm_up"]
-    free = {"epochs": 0} if constant else {}
-    now, then = settings | free, then | free
+    if now["schedule"] == "constant" and not now["warm_up"]:
+        then = then | {"epochs": now["epochs"]}
     changed = [f"{key} {then.get(key)} → {now[key]}" for key in now if now[key] != then.get(key)]
     if changed:
         raise ValueError(

@@ -22,18 +22,10 @@ from utils.data.crops import crop_paths, spread_frames
 from utils.data.splits import check_splits, control_labels
 from utils.faces.detection import CropRecipe, read_recipe
 from utils.model.network import load_model, model_card, save_model
-from utils.run.artifacts import (
-    ARTIFACTS,
-    bring,
-    find_artifact,
-    read_json,
-    read_table,
-    write_json,
-    write_table,
-)
+from utils.run.artifacts import bring, find_artifact, read_json, read_table, write_json, write_table
 from utils.run.machine import default_workers, device_name, time_budget, versions
 from utils.stats.metrics import y_true_of
-from utils.training.augmentation import OVERSAMPLE, POLICIES, Policy
+from utils.training.augmentation import OVERSAMPLE, POLICIES, Policy, make_policy
 from utils.training.batches import BatchPlan, CropSet, CropTable, fill_train
 from utils.training.checkpoints import find_checkpoint, load_checkpoint
 from utils.training.loop import Report, Setup, duration, is_first, is_launched, train
@@ -42,16 +34,13 @@ from utils.training.store import open_store, store_folder
 
 
 def read_policy(output: str | Path) -> tuple[Policy, str]:
-    """The policy of augment.json, which is in OUTPUT, brought along, or made: the reference.
-
-    Returns:
-        It, and one sentence for the notebook on where it comes from.
-    """
+    """The policy of augment.json: OUTPUT's, an attached one, or the reference; and a line on it."""
     found = bring(["augment.json"], output)
     if not found:
         write_json(POLICIES["reference"].to_dict(), output, "augment.json")
         found = "No augment.json here or attached: the policy is `reference`, 02_augment's default."
-    return Policy.from_dict(read_json(output, "augment.json")), found
+    content = read_json(output, "augment.json")
+    return make_policy(content["policy"], content["parameters"]), found
 
 
 def open_crops(
@@ -68,14 +57,11 @@ def open_crops(
     """Check the index for leaks, and decode the crops of train and val, once for all runs.
 
     Args:
-        output: OUTPUT, or where an earlier notebook's output is attached.
-        data: DATA, as for `crop_paths`.
+        output, data, store: OUTPUT, DATA and STORE.
         image_size: side of the network's input in pixels.
-        store: STORE, as for `store_folder`.
         frames_stored: evenly spaced frames of each train video to draw from; 0: all.
         frames_per_video: evenly spaced frames of each val video; 0: all.
-        shuffle_labels: for the control: labels that say nothing.
-        seed: of that shuffling.
+        shuffle_labels: for the control: labels that say nothing; `seed` is of that shuffling.
     Returns:
         The rows of train and val, the train set, the val set; the test split stays closed.
     Raises:
@@ -113,11 +99,9 @@ def _crop_recipe(index: pd.DataFrame, data: str | Path) -> CropRecipe:
 def preview_run(
     train_set: CropSet, policy: Policy, config: TrainConfig, *, image_size: int
 ) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
-    """What `fit` will do.
+    """What `fit` will do: the learning rate of each step, shape (steps,), and the first batch.
 
-    Returns:
-        The learning rate of each step, shape (steps,), and the first batch: images (B, H, W, 3)
-        uint8, targets (B,) int64.
+    Images are (B, H, W, 3) uint8, targets (B,) int64.
     """
     plan = BatchPlan(train_set.table, config)
     item = next(iter(plan))
@@ -156,10 +140,8 @@ def fit(
     one writes, and only there is what it returns of use.
 
     Args:
-        model: of `build_model`; two logits, REAL and FAKE. It stays as it is.
+        model: of `build_model`. It stays as it is.
         train_set, val_set: of `open_crops`.
-        config: of `make_config`.
-        policy: the augmentation.
         output: OUTPUT, for `checkpoint/`.
         device: of `get_device`; "cuda" without a number means every visible GPU.
         resume: go on from the checkpoint of OUTPUT or of an attached output, if there is one.
@@ -173,14 +155,12 @@ def fit(
         The trained model, on the CPU, and history.csv: one row an epoch, those of earlier sessions
         included.
     Raises:
-        ValueError: no crops, settings that do not fit, or a checkpoint of other settings.
+        ValueError: settings that do not fit, or a checkpoint of other settings.
         FloatingPointError: the loss is not finite; names epoch, step and files.
         MemoryError: the batch does not fit; proposes parts of it.
         OSError: the checkpoint cannot be written.
         TimeoutError: the time ended before the first epoch did; the state is kept.
     """
-    if not len(train_set) or not len(val_set):
-        raise ValueError("the train and the val split need at least one batch of crops each")
     folder = Path(output) / "checkpoint"
     setup = Setup(
         *(copy.deepcopy(model), train_set, val_set, config, policy, folder, device),
@@ -213,9 +193,9 @@ def fit(
             run_processes(train, setup, processes, show)
         else:
             train(setup, show)
-    trained, columns = setup.model.cpu(), ARTIFACTS["history.csv"].columns
+    trained = setup.model.cpu()
     if not is_first():
-        return trained, pd.DataFrame(columns=columns)
+        return trained, pd.DataFrame()
     state = load_checkpoint(folder, setup.settings())
     if state is None or not state["history"]:
         raise TimeoutError(
@@ -223,7 +203,7 @@ def fit(
             f"state is in {folder}: run again with RESUME=True, and more time if that is possible"
         )
     trained.load_state_dict(state["best"])
-    return trained, pd.DataFrame(state["history"], columns=columns)
+    return trained, pd.DataFrame(state["history"])
 
 
 def process_count(device: torch.device) -> int:
@@ -339,11 +319,9 @@ def save_run(
 ) -> tuple[dict[str, Any], float]:
     """Write `model/` with the card of the run, read it back, and write history.csv.
 
-    Args:
-        model, history: of `fit`.
-        index, data, output: of and as for `open_crops`.
-        config, policy, device: as for `fit`.
-        facts: more to tell, such as `pretrained` or `recipe`.
+    `model` and `history` are those of `fit`, `index` that of `open_crops`, `facts` more for the
+    card, such as `pretrained` or `recipe`.
+
     Returns:
         All facts of the run, as the card shows them, and the largest difference in a logit between
         the model and what was read back.

@@ -50,11 +50,7 @@ def is_first() -> bool:
 
 
 def make_accelerator(device: torch.device, wanted: str) -> Accelerator:
-    """Where tensors go, in which precision (of `mixed_precision`), beside which processes.
-
-    Raises:
-        ValueError: float16 on a CPU.
-    """
+    """Where tensors go, in which precision (of `mixed_precision`), beside which processes."""
     on_cpu = device.type == "cpu"
     if on_cpu and wanted == "float16":
         raise ValueError("PRECISION float16 is for GPUs; on a CPU use auto, float32 or bfloat16")
@@ -144,9 +140,8 @@ class _Run:
         self.setup, self.config, self.report = setup, setup.config, report
         self.began = self.saved_at = time.monotonic()
         self.settings = setup.settings()
-        state = None
-        if is_first() and setup.resume:
-            state = load_checkpoint(setup.resume, self.settings)
+        resume = setup.resume if is_first() else None
+        state = load_checkpoint(resume, self.settings) if resume else None
         self.accelerator = make_accelerator(setup.device, self.config.precision)
         self.device = self.accelerator.device
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
@@ -198,12 +193,11 @@ class _Run:
             began = time.monotonic()
             row = self._row() | self._validate()
             self.val_seconds = time.monotonic() - began
-            if not np.isfinite(row["val_loss"]):
-                where = f"at epoch {self.at.epoch}"
-                raise FloatingPointError(f"val loss is {row['val_loss']} {where}: {ADVICE}")
+            loss, history = row["val_loss"], self.at.history
+            if not np.isfinite(loss):
+                raise FloatingPointError(f"val loss is {loss} at epoch {self.at.epoch}: {ADVICE}")
             row["elapsed_s"] = self._elapsed()
-            history = self.at.history
-            if not history or row["val_loss"] < min(past["val_loss"] for past in history):
+            if not history or loss < min(past["val_loss"] for past in history):
                 # A copy: the live state_dict goes on changing with every step.
                 self.best = copied(self.scored.state_dict())
             row = {name: row[name] for name in ARTIFACTS["history.csv"].columns}

@@ -94,20 +94,24 @@ class TrainConfig:
                 raise ValueError(f"{name} {getattr(self, name)} is negative or not finite")
 
 
-def changed(chosen: Chosen, changes: Mapping[str, Any] | None, known: Iterable[str]) -> Chosen:
-    """A recipe or a policy with other values; ValueError names a key that is not `known`."""
+def choose(
+    kind: str, choices: Mapping[str, Chosen], name: str, changes: Any, known: Iterable[str]
+) -> Chosen:
+    """One of the recipes or policies with other values; ValueError names what is not `known`."""
+    if name not in choices:
+        raise ValueError(unknown(kind, name, choices))
     changes = {} if changes is None else changes
     if not isinstance(changes, Mapping):
         raise ValueError(
             f"CHANGES is a dictionary, not {changes!r}; papermill reads one after -y, such as "
             "-y 'CHANGES: {ema: 0.99}', and makes text of it after -p"
         )
-    for name in changes:
-        if name not in known:
-            raise ValueError(unknown("key of CHANGES", str(name), known))
+    for key in changes:
+        if key not in known:
+            raise ValueError(unknown("key of CHANGES", str(key), known))
     # JSON, YAML and papermill know lists only.
-    given = {name: tuple(v) if isinstance(v, list) else v for name, v in changes.items()}
-    return replace(chosen, **given)  # type: ignore[type-var]
+    given = {key: tuple(v) if isinstance(v, list) else v for key, v in changes.items()}
+    return replace(choices[name], **given)  # type: ignore[type-var]
 
 
 def check_types(chosen: Any) -> None:
@@ -143,16 +147,12 @@ RECIPES = {
 def make_config(
     recipe: str, changes: Mapping[str, Any] | None = None, **settings: Any
 ) -> TrainConfig:
-    """One of RECIPES, with other values for some of INGREDIENTS: `changes`, CHANGES of 03.
-
-    `settings` is what no recipe decides, such as `epochs`.
+    """One of RECIPES with CHANGES of 03, keys of INGREDIENTS, and `settings`, such as `epochs`.
 
     Raises:
         ValueError: unknown recipe or key, or a value of the wrong type or out of range.
     """
-    if recipe not in RECIPES:
-        raise ValueError(unknown("recipe", recipe, RECIPES))
-    return replace(changed(RECIPES[recipe], changes, INGREDIENTS), **settings)
+    return replace(choose("recipe", RECIPES, recipe, changes, INGREDIENTS), **settings)
 
 
 def balanced_weights(y_true: np.ndarray) -> tuple[float, float]:

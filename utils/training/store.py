@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from PIL import Image
 
 from utils.faces.media import load_crop
@@ -65,19 +64,6 @@ def store_folder(output: str | Path, store: str = "") -> Path:
     return Path(tempfile.gettempdir()) / "deepfake-detection-store"
 
 
-def store_side(index: pd.DataFrame, largest: int) -> int:
-    """The side at which crops are kept: that of the largest crop, but no more than is of use.
-
-    Nothing is enlarged: 160 pixels take half the disk of 224.
-
-    Args:
-        index: with `width` and `height` in pixels.
-        largest: side of the network's input for val, which is resized here, once and exactly as by
-            the eval transform; `OVERSAMPLE` times as much for train.
-    """
-    return min(int(index[["width", "height"]].to_numpy().max()), largest)
-
-
 def open_store(
     paths: Sequence[str], side: int, folder: str | Path, name: str, *, progress: bool = True
 ) -> CropStore:
@@ -89,16 +75,14 @@ def open_store(
 
     Args:
         paths: crops, in the order of the index.
-        side: of `store_side`, in pixels.
+        side: of what is kept, in pixels.
         folder: of `store_folder`.
         name: such as "train"; one store of a name is kept.
         progress: show a bar.
     Raises:
-        ValueError: a crop cannot be read, or there is no crop.
+        ValueError: a crop cannot be read.
         OSError: the disk has no room for it; says how much is needed.
     """
-    if not paths:
-        raise ValueError(f"there is no crop to put into the store {name!r}")
     folder, shape = Path(folder), (len(paths), side, side, 3)
     path = folder / f"{name}-{_fingerprint(paths, side)}.npy"
     if not _is_whole(path, shape):
@@ -151,10 +135,8 @@ def _decode(paths: Sequence[str], path: Path, shape: tuple[int, ...], *, progres
         def decode(row: int) -> None:  # straight into the map
             crops[row] = resized(load_crop(paths[row]), shape[1])
 
-        for _ in map_threads(
-            decode, range(len(paths)), desc="decode", unit="crop", progress=progress
-        ):
-            pass
+        rows = range(len(paths))
+        list(map_threads(decode, rows, desc="decode", unit="crop", progress=progress))
         crops.flush()
 
 
