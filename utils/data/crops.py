@@ -400,7 +400,7 @@ def _read_boxes(folder: Path) -> pd.DataFrame:
     sides = [boxes["x2"] - boxes["x1"], boxes["y2"] - boxes["y1"]]
 
     films = read_text_csv(listing) if listing.is_file() else pd.DataFrame()
-    films = films.reindex(columns=["filename", "dataset", "width", "height"]).fillna("")
+    films = films.reindex(columns=["filename", "dataset", "width", "height"], fill_value="")
     sizes = films[["width", "height"]].apply(pd.to_numeric, errors="coerce").to_numpy()
     films["scale"] = [recipe.shrunk(w, h)[0] / w if w > 0 and h > 0 else np.nan for w, h in sizes]
     films = films.set_index(films["filename"].map(stem))

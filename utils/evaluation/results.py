@@ -58,8 +58,8 @@ NUMERIC = {
     "brightness": (("dark", "middle", "bright"), 2),
     "sharpness": (("blurred", "middle", "sharp"), 2),
 }
-#: What is said of other data.
-RATES = ("roc_auc", "balanced_accuracy", "recall", "specificity")
+#: Scores at the threshold that are told of the rules and of other data.
+RATES = ("balanced_accuracy", "recall", "specificity")
 #: Under so many videos of either class, a slice is marked as small.
 SMALL = 10
 
@@ -324,7 +324,7 @@ class Evaluation:
         for by, parts in groups.items():
             for name, chosen in parts.items():
                 rows = videos[chosen]
-                row = _measured(self, rows, ("roc_auc", "balanced_accuracy"))
+                row = _measured(self, rows, ["balanced_accuracy"])
                 row["n"] = row[CLASSES[1]] if by == "method" else len(rows)
                 row["small"] = min(row[label] for label in CLASSES) < SMALL
                 result.setdefault(by, {})[name] = row
@@ -347,7 +347,7 @@ class Evaluation:
         """
         trained = {"trained_on": ", ".join(sorted(self.train["dataset"].unique()))}
         own = {"tested_on": "its own test split", "left_out": 0}
-        rows = [trained | own | _measured(self, self.test)]
+        rows = [trained | own | _measured(self, self.test, RATES)]
         seen, extra = set(self.train["source"]), [self.crops.iloc[:0]]
         for folder in folders:
             crops, _ = scan_crops(folder)
@@ -365,7 +365,8 @@ class Evaluation:
                 "left_out": int(crops.loc[known, "video"].nunique()),
                 "elsewhere": True,
             }
-            rows.append(trained | name | _measured(self, self.decision.judge_videos(kept)))
+            videos = self.decision.judge_videos(kept)
+            rows.append(trained | name | _measured(self, videos, RATES))
             extra.append(kept)
         return rows, pd.concat(extra, ignore_index=True)
 
@@ -427,9 +428,9 @@ def _calibration(ev: Evaluation) -> dict[str, dict[str, float | None]]:
     return result
 
 
-def _measured(ev: Evaluation, videos: pd.DataFrame, names: Sequence[str] = RATES) -> dict[str, Any]:
+def _measured(ev: Evaluation, videos: pd.DataFrame, names: Sequence[str]) -> dict[str, Any]:
     """Counts of some videos and those metrics, with intervals."""
-    table = ev.bootstrap(videos)
+    names, table = ("roc_auc", *names), ev.bootstrap(videos)
     row: dict[str, Any] = {label: int((videos["label"] == label).sum()) for label in CLASSES}
     return row | {"sources": videos["source"].nunique()} | {name: table[name] for name in names}
 

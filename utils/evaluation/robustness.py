@@ -144,8 +144,7 @@ def choose_crops(test: pd.DataFrame, *, max_crops: int, frames: int, seed: int) 
     Args:
         test: a row a crop of test: `dataset, video, frame, face, source`.
         max_crops: at most so many; 0 takes none. The first source is taken in any case.
-        frames: of `spread_frames`.
-        seed: of the order of the sources.
+        frames, seed: of `spread_frames`, and of the order of the sources.
     """
     if not max_crops:
         return test.iloc[:0]

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from utils.evaluation.results import Evaluation
+from utils.evaluation.results import RATES, Evaluation
 from utils.report.figures import plot_gallery, plot_heat_maps
 from utils.report.score_figures import (
     plot_calibration,
@@ -25,9 +25,6 @@ from utils.report.score_figures import (
 from utils.report.words import interval, metric_names, number
 from utils.stats.decisions import Decision
 from utils.stats.metrics import y_true_of
-
-#: Scores of the rules and of other data that a table shows.
-RATES = ("balanced_accuracy", "recall", "specificity")
 
 
 def draw(ev: Evaluation, parts: Mapping[str, Any]) -> Iterator[tuple[str, Axes | Figure | None]]:
