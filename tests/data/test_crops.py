@@ -490,7 +490,7 @@ def table(root, files):
 
 
 def inspect(crops):
-    return inspect_crops(crops, progress=False)
+    return inspect_crops(crops)
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from utils.data.splits import (
     source_groups,
     split_by_source,
     split_summary,
-    summarise_left_out,
 )
 from utils.run import artifacts, machine
 
@@ -432,12 +431,14 @@ def test_an_attached_index_is_brought_along_with_its_own_audit(data, tmp_path, a
         assert (tmp_path / "out" / name).read_text() == f"{name} of run"
 
 
-def test_the_summary_counts_each_reason_with_examples():
-    rows = [("d", "no folder", name) for name in "cab"] + [("d", "unknown label", "z")]
-    left_out = pd.DataFrame(rows, columns=["dataset", "reason", "name"])
-    assert summarise_left_out(left_out, examples=2).to_dict("index") == {
-        "no folder": {"count": 3, "examples": ["a", "b"]},
-        "unknown label": {"count": 1, "examples": ["z"]},
+def test_the_audit_counts_each_reason_with_examples(data, tmp_path, attached):
+    with (data / "metadata.csv").open("a") as listing:
+        listing.writelines(f"{name}.mp4,REAL,train,\n" for name in "gfedcb")
+        listing.write("z.mp4,MAYBE,train,\n")
+    ensure_index(data, tmp_path / "out")
+    assert artifacts.read_json(tmp_path / "out", "data_audit.json")["left_out"] == {
+        "no folder": {"count": 6, "examples": ["b", "c", "d", "e", "f"]},
+        "unknown label": {"count": 1, "examples": ["z.mp4"]},
     }
 
 

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from utils.data.baselines import zero_pixel_baseline
-from utils.data.crops import inspect_crops, scan_crops
-from utils.evaluation.results import NUMERIC, VIDEO, Evaluation
+from utils.data.crops import VIDEO, inspect_crops, scan_crops
+from utils.evaluation.results import NUMERIC, Evaluation
 from utils.model.scoring import Scorer
 from utils.run.artifacts import ARTIFACTS, write_json, write_table
 from utils.stats.decisions import choose_decision
@@ -104,7 +104,7 @@ def project(tmp_path_factory, red_scorer):
     known = boxes["video"].str[1:].astype(int) % 2 == 0
     boxes.loc[known, ARTIFACTS["faces/boxes.csv"].columns].to_csv(data / "boxes.csv", index=False)
 
-    index, _ = inspect_crops(scan_crops(data)[0], progress=False)
+    index, _ = inspect_crops(scan_crops(data)[0])
     number = index["video"].str[1:].astype(int)
     index["source"] = "r" + number.astype(str)
     index["split"] = np.array(SPLITS)[number // (N_SOURCES // 3)]

@@ -1,5 +1,7 @@
 """Heat maps that are known by construction, and which faces are shown with what words."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +10,7 @@ from PIL import Image
 from scipy.special import logit
 
 from utils.evaluation import explanation
-from utils.evaluation.explanation import explain, surest, worst_errors, wrong_answers
+from utils.evaluation.explanation import explain, surest, worst_errors
 from utils.model.network import build_model, save_model
 from utils.model.scoring import Scorer, load_scorer
 from utils.stats.decisions import Decision
@@ -232,12 +234,13 @@ def test_a_loaded_model_is_explained_and_checked(evaluate, saved, tmp_path):
 # the worst errors
 
 
-def test_wrong_answers_are_those_beyond_the_threshold_the_surest_first():
+def test_wrong_videos_are_those_beyond_the_threshold_the_farthest_first():
     videos = rows(
         ("d", "right", 0, "FAKE", 0.5), ("d", "near", 0, "REAL", 0.6), ("d", "far", 0, "FAKE", 0.1),
         ("d", "at", 0, "REAL", 0.5), ("d", "low", 0, "REAL", 0.4),
     )  # fmt: skip
-    assert wrong_answers(videos, threshold=0.5)["video"].tolist() == ["far", "near", "at"]
+    wrong, gallery = worst_errors(SimpleNamespace(test=videos, decision=Decision()), n=0)
+    assert wrong["video"].tolist() == ["far", "near", "at"] and gallery == []
 
 
 @pytest.fixture
@@ -264,8 +267,8 @@ def test_an_error_shows_frames_over_its_whole_length_and_the_nearest_of_training
     assert wrong[["dataset", "video"]].to_numpy().tolist() == [["d", "grey"]]
     score = wrong["score"].item()
     assert entry["title"] == f"FAKE (method unknown), judged {score:.2f}"
-    assert [text for _, text in entry["frames"]] == ["P(FAKE) 0.05", "P(FAKE) 0.20", "P(FAKE) 0.40"]
-    assert [image.getpixel((0, 0))[0] for image, _ in entry["frames"]] == [0, 50, 100]
+    assert [text for _, text in entry["crops"]] == ["P(FAKE) 0.05", "P(FAKE) 0.20", "P(FAKE) 0.40"]
+    assert [image.getpixel((0, 0))[0] for image, _ in entry["crops"]] == [0, 50, 100]
     assert sorted(label for *_, label in entry["neighbours"]) == ["FAKE", "REAL", "REAL"]
     image, text, label = entry["neighbours"][0]
     assert (image.getpixel((0, 0))[0], text, label) == (50, "train: FAKE", "FAKE")

@@ -19,7 +19,7 @@ from utils.faces.detection import CropRecipe, focus
 from utils.faces.media import load_crop
 from utils.model.network import build_model, save_model
 from utils.model.scoring import load_scorer
-from utils.run.artifacts import ARTIFACTS, read_json, read_table
+from utils.run.artifacts import ARTIFACTS, read_json, read_table, write_json
 from utils.stats.decisions import FACE_FACTS, THRESHOLD_RULES, Decision, choose_decision
 
 CPU = torch.device("cpu")
@@ -148,6 +148,16 @@ def test_files_alone_are_measured_on_the_same_videos(results):
     assert results.files["video"]["roc_auc"]["value"] == pytest.approx(blind)
     ours = roc_auc_score(test["label"] == "FAKE", test["score"])
     assert results.files["roc_auc_difference"]["value"] == pytest.approx(ours - blind)
+
+
+def test_files_that_say_nothing_are_left_as_they_are(project, scored, tmp_path):
+    audit = read_json(project.output, "data_audit.json")
+    known = {"roc_auc": {"value": None, "low": None, "high": None}, "n_test": 8}
+    write_json(audit | {"zero_pixel": known}, tmp_path, "data_audit.json")
+    decision = choose_decision(scored[scored["split"] == "val"])
+    places = (str(project.data), tmp_path, project.scorer)
+    ev = Evaluation.open(scored, decision, project.index, *places, **SETTINGS)
+    assert ev.files == known and "zero_pixel" not in ev.videos
 
 
 # --- headline ---------------------------------------------------------------------------------

@@ -91,11 +91,6 @@ def test_h264_keeps_the_order_of_crops_of_different_and_odd_sizes():
     assert [float(image.mean()) for image in found] == pytest.approx([40, 200], abs=4)
 
 
-def test_unknown_corruption_names_the_known():
-    with pytest.raises(ValueError, match="jpeg, blur"):
-        corrupt([draw_crop()], "rain", 1)
-
-
 def draw_rows(sources=4, frames=5):
     rows = [
         {"dataset": "one", "video": f"{source}_{label}", "frame": frame, "face": 1, "label": label,

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import time
@@ -13,7 +14,7 @@ from benchmarks.kill_resume import compare, run_until_done
 from utils.faces.media import load_crop
 from utils.model.network import build_model
 from utils.model.scoring import model_transform
-from utils.run.artifacts import ARTIFACTS
+from utils.run.artifacts import ARTIFACTS, read_json, write_json
 from utils.training.augmentation import POLICIES
 from utils.training.batches import CropSet, CropTable
 from utils.training.checkpoints import has_checkpoint
@@ -22,6 +23,7 @@ from utils.training.fitting import (
     epoch_line,
     fit,
     process_count,
+    read_policy,
     run_processes,
     sum_up,
 )
@@ -594,3 +596,29 @@ def test_a_gpu_stops_at_a_loss_that_is_no_number(paths, tmp_path):
     torch.nn.init.constant_(model.get_classifier().weight, float("nan"))
     with pytest.raises(FloatingPointError, match="epoch 1, step 0"):
         train(tmp_path, paths, model=model, device=GPU)
+
+
+# --- what an earlier notebook hands on ----------------------------------------------------------
+
+
+@pytest.fixture
+def attached(tmp_path, monkeypatch):
+    """Kaggle's inputs: another run."""
+    monkeypatch.setattr("utils.run.machine.KAGGLE_INPUT", tmp_path / "input")
+    (tmp_path / "input" / "run").mkdir(parents=True)
+    return tmp_path / "input" / "run"
+
+
+def test_policy_that_is_nowhere_is_the_reference(tmp_path, attached):
+    policy, said = read_policy(tmp_path / "out")
+    assert "`reference`" in said
+    assert policy == POLICIES["reference"]
+    assert read_json(tmp_path / "out", "augment.json") == json.loads(json.dumps(policy.to_dict()))
+
+
+def test_attached_policy_is_brought_along(tmp_path, attached):
+    write_json(POLICIES["robust"].to_dict(), attached, "augment.json")
+    policy, said = read_policy(tmp_path / "out")
+    assert str(attached) in said
+    assert policy == POLICIES["robust"]
+    assert (tmp_path / "out" / "augment.json").is_file()

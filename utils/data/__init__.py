@@ -6,14 +6,6 @@ from utils.data.layouts import index_videos
 from utils.data.splits import describe_split, ensure_index, split_crops, write_index
 
 __all__ = [
-    "STATISTICS",
-    "describe_split",
-    "ensure_index",
-    "find_leaks",
-    "find_pairs",
-    "index_videos",
-    "leakage_ladder",
-    "read_crops",
-    "split_crops",
-    "write_index",
-]
+    "STATISTICS", "describe_split", "ensure_index", "find_leaks", "find_pairs", "index_videos",
+    "leakage_ladder", "read_crops", "split_crops", "write_index",
+]  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,13 +16,15 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from utils.data.crops import STATISTICS, VIDEO
-from utils.stats.metrics import bootstrap, paired_bootstrap, y_true_of
+from utils.stats.metrics import bootstrap, y_true_of
 
 ZERO_PIXEL_FEATURES = ("file_bytes", "width", "height", "crops", "frames", "faces_per_frame")
 #: What the leakage ladder looks at.
 FEATURES = (*STATISTICS, "file_bytes")
-#: Random splits of each kind; crops of one video that are kept where rows have to be dropped.
-REPEATS, CROPS_PER_VIDEO = 5, 10
+#: Random splits of each kind.
+REPEATS = 5
+#: Above so many rows at most so many crops a video, then whole sources, are kept.
+MAX_ROWS, CROPS_PER_VIDEO = 20_000, 10
 
 
 def find_leaks(index: pd.DataFrame, *, seed: int = 0) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def find_leaks(index: pd.DataFrame, *, seed: int = 0) -> dict[str, Any]:
 def zero_pixel_baseline(index: pd.DataFrame, *, seed: int = 0) -> dict[str, Any]:
     """How well file sizes, crop sizes and counts tell FAKE from REAL, by video.
 
-    A model that is not clearly above this has shown nothing. Arguments and errors are those of
+    A model that is not clearly above this has shown nothing. Arguments are those of
     `zero_pixel_scores`; `seed` is that of the resamples of test sources too.
 
     Returns:
@@ -55,10 +56,10 @@ def zero_pixel_baseline(index: pd.DataFrame, *, seed: int = 0) -> dict[str, Any]
             sign = 1 if roc_auc_score(y_true_of(train), train[name]) >= 0.5 else -1
             auc = float(roc_auc_score(y_true_of(test), sign * test[name]))
         features.append({"name": name, "roc_auc": auc, "constant": constant})
-    found: dict[str, float | None] = {"value": None, "low": None, "high": None}
+    found: dict[str, float | None] = dict.fromkeys(("value", "low", "high"))
     if defined:
-        kept: dict[str, Any] = {"groups": test["source"], "threshold": 0.5, "seed": seed}
-        found = bootstrap(y_true_of(test), test["score"], **kept)["roc_auc"]
+        groups, truth = test["source"], y_true_of(test)
+        found = bootstrap(truth, test["score"], groups=groups, threshold=0.5, seed=seed)["roc_auc"]
     return {"roc_auc": found, "features": features, "n_train": len(train), "n_test": len(test)}
 
 
@@ -71,11 +72,8 @@ def zero_pixel_scores(index: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     Returns:
         A row a video: `dataset, video, label, source, split`, ZERO_PIXEL_FEATURES and `score`, NaN
         outside test, and everywhere where train or test lacks a class.
-    Raises:
-        ValueError: a column is missing or holds a missing value.
     """
     sizes, facts = ["file_bytes", "width", "height"], ["label", "source", "split"]
-    _require(index, [*VIDEO, "frame", *sizes, *facts])
     grouped = index.groupby(VIDEO)
     videos = grouped[facts].first().join(grouped[sizes].median())
     videos["crops"], videos["frames"] = grouped.size(), grouped["frame"].nunique()
@@ -94,48 +92,8 @@ def zero_pixel_scores(index: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     return videos
 
 
-def beside_files(
-    videos: pd.DataFrame,
-    index: pd.DataFrame,
-    paths: Sequence[str],
-    baseline: dict[str, Any],
-    *,
-    threshold: float,
-    seed: int = 0,
-    **settings: Any,
-) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The zero-pixel baseline on the videos of a model, and what the model has over it.
-
-    Args:
-        videos: a row a video of val and test: `dataset, video, source, label, split, score`.
-        index, paths: of index.csv, and its crops in the same order.
-        baseline: of `zero_pixel_baseline`; where that is not defined, nothing is added.
-        threshold: of the model.
-        settings: `n_resamples` of the bootstrap.
-    Returns:
-        `videos` with `zero_pixel`, P(FAKE) by the files alone; the baseline with its scores by
-        `video`, and `roc_auc_difference`: the model less it, with its paired interval.
-    """
-    if baseline["roc_auc"]["value"] is None:
-        return videos, baseline
-    sized = index.assign(file_bytes=[os.path.getsize(path) for path in paths])
-    files = zero_pixel_scores(sized, seed=seed).rename(columns={"score": "zero_pixel"})
-    videos = videos.merge(files[[*VIDEO, "zero_pixel"]], on=VIDEO, how="left")
-    test = videos[videos["split"] == "test"]
-    kept: dict[str, Any] = {"groups": test["source"], "seed": seed, **settings}
-    scores = y_true_of(test), test["score"], test["zero_pixel"]
-    blind = bootstrap(scores[0], scores[2], threshold=0.5, **kept)
-    pair = paired_bootstrap(*scores, threshold=threshold, other_threshold=0.5, **kept)
-    known = {"video": blind, "roc_auc": blind["roc_auc"], "roc_auc_difference": pair["roc_auc"]}
-    return videos, baseline | known
-
-
 def leakage_ladder(
-    index: pd.DataFrame,
-    features: Sequence[str] = FEATURES,
-    *,
-    seed: int = 0,
-    max_rows: int = 20_000,
+    index: pd.DataFrame, features: Sequence[str] = FEATURES, *, seed: int = 0
 ) -> pd.DataFrame:
     """The same features and classifier under a split by frame, by video and by source.
 
@@ -146,21 +104,15 @@ def leakage_ladder(
 
     Args:
         index: a row a crop: `dataset, video, frame, label, source` and the numeric `features`.
-        seed: of the sample, the splits and the resamples.
-        max_rows: above this, at most CROPS_PER_VIDEO crops a video, then whole sources, are kept.
+        seed: of the sample (of MAX_ROWS), the splits and the resamples.
     Returns:
         Rows "frame", "video", "source" in column `split`; `roc_auc`, by crop; `low`, `high`: the
         95% interval of one split, resampling test sources (all three are means over the splits);
         `flatters`: `roc_auc` minus that of "source". NaN where no split has both classes on both
         sides.
-    Raises:
-        ValueError: no feature, a column is missing, or it holds a missing value.
     """
-    if not len(features):
-        raise ValueError("features is empty; name at least one numeric column of the index")
-    _require(index, [*VIDEO, "frame", "label", "source", *features])
     keys = [key for key in (*VIDEO, "frame", "face", "path") if key in index]
-    rows = _thin(index.sort_values(keys, kind="stable"), max_rows, seed)
+    rows = _thin(index.sort_values(keys, kind="stable"), seed)
     x, y_true = rows[list(features)].to_numpy(np.float64), y_true_of(rows)
     video, source = (rows.groupby(by).ngroup().to_numpy() for by in (VIDEO, "source"))
     ladder = []
@@ -174,29 +126,20 @@ def leakage_ladder(
             nearest = KNeighborsClassifier(5, weights="distance", algorithm="kd_tree")
             model = make_pipeline(StandardScaler(), nearest).fit(x[train], y_true[train])
             y_score = model.predict_proba(x[test])[:, 1].clip(0, 1)
-            kept: dict[str, Any] = {"groups": source[test], "n_resamples": 200, "seed": seed}
-            aucs.append(bootstrap(y_true[test], y_score, threshold=0.5, **kept)["roc_auc"])
+            draws: dict[str, Any] = {"groups": source[test], "n_resamples": 200, "seed": seed}
+            aucs.append(bootstrap(y_true[test], y_score, threshold=0.5, **draws)["roc_auc"])
         means = pd.DataFrame(aucs, columns=["value", "low", "high"], dtype=np.float64).mean()
         ladder.append([name, *means])
     table = pd.DataFrame(ladder, columns=["split", "roc_auc", "low", "high"])
     return table.assign(flatters=table["roc_auc"] - table["roc_auc"].iloc[-1])
 
 
-def _thin(index: pd.DataFrame, max_rows: int, seed: int) -> pd.DataFrame:
-    """At most `max_rows` rows that keep several crops a video and all videos of a source."""
-    if len(index) <= max_rows:
+def _thin(index: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """At most MAX_ROWS rows that keep several crops a video and all videos of a source."""
+    if len(index) <= MAX_ROWS:
         return index
     rows = index.sample(frac=1, random_state=seed)
     rows = rows[rows.groupby(VIDEO).cumcount() < CROPS_PER_VIDEO]
     sizes = rows["source"].value_counts().sort_index().sample(frac=1, random_state=seed)
-    kept = sizes.index[sizes.cumsum() - sizes < max_rows]
-    return rows[rows["source"].isin(kept)].head(max_rows)
-
-
-def _require(index: pd.DataFrame, columns: list[str]) -> None:
-    missing = [column for column in columns if column not in index]
-    if missing:
-        raise ValueError(f"index lacks the columns {', '.join(missing)}")
-    gaps = [column for column in columns if index[column].isna().any()]
-    if gaps:
-        raise ValueError(f"index has missing values in {', '.join(gaps)}; drop or fill these rows")
+    kept = sizes.index[sizes.cumsum() - sizes < MAX_ROWS]
+    return rows[rows["source"].isin(kept)].head(MAX_ROWS)

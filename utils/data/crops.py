@@ -55,10 +55,9 @@ def scan_crops(data: str | Path = "", *, max_videos: int = 0, seed: int = 0) -> 
         max_videos, seed: keep at most so many videos, drawn so that a fake keeps its original; 0
             keeps all.
     Returns:
-        crops: a row a crop, sorted by data set, video, frame, face. Columns `path` (POSIX, relative
-            to the data set), `dataset, video, frame, face, label, method, original` (video id or
-            ""), `official` (official split or ""), `root` (absolute).
-        left_out: a row a thing that is not used: `dataset, reason, name`.
+        A row a crop, sorted by data set, video, frame, face: COLUMNS with `path` (POSIX) relative
+        to the data set, whose absolute one is `root`, `original` (video id or "") and `official`
+        (split or ""); and a row a thing that is not used: `dataset, reason, name`.
     Raises:
         FileNotFoundError: no data set, or raw videos only.
         ValueError: missing columns, no crop at all, one class only.
@@ -79,7 +78,15 @@ def scan_crops(data: str | Path = "", *, max_videos: int = 0, seed: int = 0) -> 
         tables.append(scan(dataset, functools.partial(skip, dataset.name)))
     # An empty table has no types of its own and would blur those of the others.
     crops = pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
-    _check_classes(crops, datasets)
+    listings = [d.root / ("" if d.layout == "folders" else "metadata.csv") for d in datasets]
+    where = ", ".join(map(str, listings))
+    if crops.empty:
+        raise ValueError(f"{where}: no crop of any listed video; the data set is empty")
+    if crops["label"].nunique() == 1:
+        raise ValueError(
+            f"{where}: column label holds {crops['label'].iloc[0]} only, among videos that have "
+            f"crops; both {' and '.join(CLASSES)} are needed"
+        )
     for name, roots in crops.groupby("dataset")["root"].unique().items():
         if len(roots) > 1:
             raise ValueError(
@@ -91,18 +98,6 @@ def scan_crops(data: str | Path = "", *, max_videos: int = 0, seed: int = 0) -> 
     return crops, pd.DataFrame(left_out, columns=["dataset", "reason", "name"])
 
 
-def _check_classes(crops: pd.DataFrame, datasets: list[Dataset]) -> None:
-    listings = [d.root / ("" if d.layout == "folders" else "metadata.csv") for d in datasets]
-    where = ", ".join(map(str, listings))
-    if crops.empty:
-        raise ValueError(f"{where}: no crop of any listed video; the data set is empty")
-    if crops["label"].nunique() == 1:
-        raise ValueError(
-            f"{where}: column label holds {crops['label'].iloc[0]} only, among videos that have "
-            f"crops; both {' and '.join(CLASSES)} are needed"
-        )
-
-
 def _scan_listed(dataset: Dataset, skip: Skip) -> pd.DataFrame:
     """A data set with `metadata.csv`: judge its rows, then list the crops of each video."""
     rows, root = read_crop_metadata(dataset), dataset.root
@@ -112,15 +107,11 @@ def _scan_listed(dataset: Dataset, skip: Skip) -> pd.DataFrame:
     unlisted = set(present) - set(rows["filename"].map(stem))  # unfit rows are listed too
     skip("unlisted image" if flat else "unlisted folder", sorted(unlisted))
 
-    # Three flat lists: a tuple a crop would make the garbage collector the slowest part.
-    paths: list[str] = []
-    frames: list[int] = []
-    faces: list[int] = []
-    counts: list[int] = []
+    # Flat lists: a tuple a crop would make the garbage collector the slowest part.
+    frames, faces, paths, counts = [], [], [], []
     for video in videos["video"]:
         found = []
-        if video in present:
-            place = present[video]
+        if place := present.get(video):
             found = [(0, 1, place)] if flat else _frames(place, f"{video}/", root, skip)
         frames += [frame for frame, _, _ in found]
         faces += [face for _, face, _ in found]
@@ -234,10 +225,7 @@ def _scan_folders(dataset: Dataset, skip: Skip) -> pd.DataFrame:
 
 
 def _draw_videos(crops: pd.DataFrame, max_videos: int, seed: int) -> Kept:
-    """Keep whole families (an original and its fakes), in a drawn order, as far as they fit.
-
-    Returns the crops that are kept, and a row of each video that is not.
-    """
+    """Crops of whole families (an original and its fakes), as many as fit; and the other videos."""
     videos = crops.drop_duplicates(VIDEO)
     family = videos["original"].where(videos["original"] != "", videos["video"])
     older = dict(zip(videos["video"], family))  # an original may itself be a copy of another
@@ -256,23 +244,21 @@ def _draw_videos(crops: pd.DataFrame, max_videos: int, seed: int) -> Kept:
     return crops.merge(kept[VIDEO], on=VIDEO), dropped
 
 
-def inspect_crops(crops: pd.DataFrame, *, progress: bool = True) -> Kept:
+def inspect_crops(crops: pd.DataFrame) -> Kept:
     """Open every crop once, in parallel, and describe it.
 
     Returns:
-        readable: `crops`, as `scan_crops` gives it, with `width, height` (pixels), `file_bytes`,
-            `digest` (of the file's bytes) and what `image_statistics` says.
-        left_out: `dataset, reason, name` of the unreadable ones.
+        The readable ones of `crops`, of `scan_crops`, with `width, height` (pixels), `file_bytes`,
+        `digest` (of the file's bytes) and STATISTICS; `dataset, reason, name` of the others.
     Raises:
         ValueError: not one crop can be read, or one class is left.
     """
     paths = [f"{root}/{path}" for root, path in zip(crops["root"], crops["path"])]
-    facts = map_threads(_inspect, paths, desc="decode check", unit="crop", progress=progress)
+    facts = map_threads(_inspect, paths, desc="decode check", unit="crop")
     columns = ["reason", "width", "height", "file_bytes", "digest", *STATISTICS]
     table = pd.DataFrame(list(facts), columns=columns, index=crops.index)
     readable = table["reason"] == ""
-    names = {"dataset": crops["dataset"], "reason": table["reason"], "name": crops["path"]}
-    left_out = pd.DataFrame(names)[~readable]
+    left_out = crops[["dataset"]].assign(reason=table["reason"], name=crops["path"])[~readable]
     kept = pd.concat([crops, table.drop(columns="reason")], axis=1)[readable]
     if kept["label"].nunique() < 2:
         example = f" (such as {paths[int(np.argmin(readable))]})" if len(left_out) else ""
@@ -304,9 +290,9 @@ def image_statistics(pixels: np.ndarray) -> dict[str, float]:
     mean, deviation = cv2.meanStdDev(gray)
     _, edges = cv2.meanStdDev(cv2.Laplacian(gray, cv2.CV_64F))
     sharpness = float(np.log10(edges[0, 0] ** 2 + 1))
-    shares = [float(mean[0, 0]) / 255, float(deviation[0, 0]) / 255]
+    brightness, contrast = float(mean[0, 0]) / 255, float(deviation[0, 0]) / 255
     colours = [channel / 255 for channel in cv2.mean(pixels)[:3]]
-    return dict(zip(STATISTICS, [*shares, sharpness, *colours], strict=True))
+    return dict(zip(STATISTICS, [brightness, contrast, sharpness, *colours], strict=True))
 
 
 def find_pairs(crops: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
@@ -318,10 +304,8 @@ def find_pairs(crops: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     """
     first = crops[crops["face"] == 1].assign(crop=lambda rows: rows["root"] + "/" + rows["path"])
     reals = first.loc[first["label"] == "REAL", ["video", "frame", "crop"]]
-    fakes = first.loc[
-        (first["label"] == "FAKE") & (first["original"] != ""),
-        ["path", "frame", "original", "method", "crop"],
-    ]
+    fakes = first[(first["label"] == "FAKE") & (first["original"] != "")]
+    fakes = fakes[["path", "frame", "original", "method", "crop"]]
     pairs = fakes.merge(reals, left_on="original", right_on="video", suffixes=("", "_real"))
     pairs["apart"] = (pairs["frame"] - pairs["frame_real"]).abs()
     pairs = pairs.sort_values(["apart", "path"], kind="stable").drop_duplicates("original")
@@ -375,8 +359,7 @@ def _roots(data: str | Path) -> dict[str, Path]:
 def face_facts(index: pd.DataFrame, data: str | Path, output: str | Path) -> pd.DataFrame:
     """What 00 knew of each face of an index when it cut it.
 
-    That stands in `boxes.csv`: beside the crops of a data set or, for crops that were cut there and
-    lie elsewhere now, in OUTPUT/faces.
+    That stands in `boxes.csv`: beside the crops of a data set, else in OUTPUT/faces.
 
     Returns:
         A row a row of `index`, under the same labels: `track`, `probability` of being a face,
@@ -398,10 +381,8 @@ def face_facts(index: pd.DataFrame, data: str | Path, output: str | Path) -> pd.
             facts.loc[part.index] = found[facts.columns].where(ours)
     mixed = facts["track"].isna().groupby([rows["dataset"], rows["video"]]).transform("any")
     side = index[["width", "height"]].max(axis=1).reset_index(drop=True)
-    facts = facts.assign(
-        track=facts["track"].mask(mixed), face_size=facts["face_size"].fillna(side)
-    )
-    return facts.set_index(index.index)
+    track, size = facts["track"].mask(mixed), facts["face_size"].fillna(side)
+    return facts.assign(track=track, face_size=size).set_index(index.index)
 
 
 def _read_boxes(folder: Path) -> pd.DataFrame:
@@ -418,13 +399,12 @@ def _read_boxes(folder: Path) -> pd.DataFrame:
     boxes = boxes[named].astype({"frame": int, "face": int}).drop_duplicates(FACE)
     sides = [boxes["x2"] - boxes["x1"], boxes["y2"] - boxes["y1"]]
 
-    columns = ["filename", "dataset", "width", "height"]
-    films = read_text_csv(listing) if listing.is_file() else pd.DataFrame(columns=columns)
-    films = films.reindex(columns=columns).fillna("")
+    films = read_text_csv(listing) if listing.is_file() else pd.DataFrame()
+    films = films.reindex(columns=["filename", "dataset", "width", "height"], fill_value="")
     sizes = films[["width", "height"]].apply(pd.to_numeric, errors="coerce").to_numpy()
     films["scale"] = [recipe.shrunk(w, h)[0] / w if w > 0 and h > 0 else np.nan for w, h in sizes]
-    films = films.assign(video=films["filename"].map(stem)).drop_duplicates("video")
-    films = films.set_index("video")
+    films = films.set_index(films["filename"].map(stem))
+    films = films[~films.index.duplicated()]
     cut_from = boxes["video"].map(films["dataset"]).astype(object).fillna("")
     side = np.minimum(*sides) * boxes["video"].map(films["scale"]).astype(float)
     return boxes.assign(side=side, face_size=np.maximum(*sides), cut_from=cut_from)

@@ -58,13 +58,13 @@ def find_datasets(data: str | Path = "") -> list[Dataset]:
             "Celeb-DF, and a CSV with filename and label of videos. Set DATA to the folder of a "
             "data set, or attach one on Kaggle."
         )
-    datasets: list[Dataset] = []
+    datasets: dict[str, Dataset] = {}
     for path, layout in sorted(found.items()):
         # Two parts may share a folder name; their parents then tell them apart.
-        taken = {dataset.name for dataset in datasets}
         names = ["-".join(path.parts[-depth:]) for depth in range(1, len(path.parts))]
-        datasets.append(Dataset(next(n for n in names if n not in taken), path, layout))
-    return datasets
+        name = next(name for name in names if name not in datasets)
+        datasets[name] = Dataset(name, path, layout)
+    return list(datasets.values())
 
 
 def _search(top: Path) -> Iterator[tuple[Path, str]]:
@@ -140,10 +140,9 @@ def _read_labels(path: Path, nrows: int | None = None) -> pd.DataFrame:
 
 
 def read_crop_metadata(dataset: Dataset) -> pd.DataFrame:
-    """Read `metadata.csv` of a crop data set as it stands, one row a line, nothing judged yet.
+    """Read `metadata.csv` of a crop data set as it stands: all text, "" where unknown.
 
-    Returns columns `filename, label, original, method, split, dataset`, all text, "" where unknown.
-    Raises ValueError where one that is needed is missing.
+    Raises ValueError where a column that is needed is missing.
     """
     path = dataset.root / "metadata.csv"
     table = read_text_csv(path)
@@ -175,23 +174,17 @@ def stem(name: str) -> str:
 
 
 class Video(NamedTuple):
-    """A raw video, all text.
+    """A raw video, all text, "" where there is none."""
 
-    `path` is absolute, `video` unique and safe as a folder name, `original` the file name of the
-    real video that a fake was made from ("" for REAL), `method` "original" for REAL and "unknown"
-    where a data set does not tell, `split` the official one or "", and `reason` says why it cannot
-    be used (absent, a link out of the data set, not listed, ...), or is "".
-    """
-
-    path: str
+    path: str  # absolute
     dataset: str
-    video: str
+    video: str  # unique, and safe as a folder name
     filename: str
     label: str
-    original: str
-    method: str
-    split: str = ""
-    reason: str = ""
+    original: str  # file name of the real video that a fake was made from
+    method: str  # "original" for REAL, "unknown" where a data set does not tell
+    split: str = ""  # the official one
+    reason: str = ""  # why it cannot be used: absent, a link out of the data set, not listed, …
 
 
 def index_videos(data: str | Path = "") -> pd.DataFrame:
@@ -246,15 +239,12 @@ def read_dfdc(root: Path, name: str) -> Iterator[Video]:
     if not isinstance(metadata, dict) or not all(isinstance(v, dict) for v in metadata.values()):
         raise ValueError(f"{listing} does not hold {{file: {{label, split, original}}}}")
     there = sorted(entry.name for entry in root.iterdir() if _is_video(entry.name))
-    for filename in [*metadata, *(film for film in there if film not in metadata)]:
+    for filename in dict.fromkeys([*metadata, *there]):
         facts = metadata.get(filename, {})
-        label = str(facts.get("label", ""))
+        label, original = str(facts.get("label", "")), str(facts.get("original") or "")
         method = str(facts.get("method") or ("original" if label == "REAL" else "unknown"))
-        yield Video(
-            *(str(root / filename), name, Path(filename).stem, filename, label),
-            original=str(facts.get("original") or ""),
-            method=method,
-        )
+        path, video = str(root / filename), Path(filename).stem
+        yield Video(path, name, video, filename, label, original, method)
 
 
 def read_faceforensics(root: Path, name: str) -> Iterator[Video]:
@@ -279,18 +269,12 @@ def read_faceforensics(root: Path, name: str) -> Iterator[Video]:
             first.setdefault(film.stem, f"{video}{film.suffix}")
         else:
             label, video = "FAKE", f"{method}_{film.stem}{suffix}"
-            original = f"{_ff_original(film.stem, method)}{suffix}{film.suffix}"
+            # `004_982` was made from 004; DeepFakeDetection's `01_02__scene__ID` from `01__scene`.
+            actors, *scene = film.stem.split("__")[:2]
+            original = "__".join([actors.split("_")[0], *scene]) + suffix + film.suffix
         dataset = f"{name}-{compression}" if several else name
         split = splits.get(film.stem.split("_")[0], "")
         yield Video(str(film), dataset, video, film.name, label, original, method, split)
-
-
-def _ff_original(stem: str, method: str) -> str:
-    """`004_982` was made from 004; DeepFakeDetection's `01_02__scene__ID` from `01__scene`."""
-    if method == "DeepFakeDetection":
-        actors, scene = stem.split("__")[:2]
-        return f"{actors.split('_')[0]}__{scene}"
-    return stem.split("_")[0]
 
 
 def read_celebdf(root: Path, name: str) -> Iterator[Video]:

@@ -27,12 +27,7 @@ class LeakageError(ValueError):
 
 
 def split_crops(crops: pd.DataFrame, *, seed: int = 0) -> Kept:
-    """Give every crop of `inspect_crops` its `source` and its `split`.
-
-    Returns:
-        index: `crops` with these two.
-        left_out: `dataset, reason, name` of the crops that an official split leaves no place for.
-    """
+    """`crops` of `inspect_crops` with `source` and `split`, and those that have no place in it."""
     crops = crops.assign(source=source_groups(crops))
     crops["split"] = split_by_source(crops, seed=seed)
     placed = crops["split"] != ""
@@ -44,12 +39,10 @@ def split_crops(crops: pd.DataFrame, *, seed: int = 0) -> Kept:
 def source_groups(crops: pd.DataFrame) -> pd.Series:
     """Name the source of every crop: videos linked by `original` or by an identical crop are one.
 
+    It is the smallest id of a real video in the group, or of any where no real one is named.
+
     Args:
-        crops: with `video`, `label`, `original` (video id or "") and, where they were opened,
-            `digest` (of the file's bytes).
-    Returns:
-        The smallest id of a real video in the group of each row, or of any where no real one is
-        named.
+        crops: with `video, label, original` and, where they were opened, `digest`.
     """
     videos = crops.drop_duplicates(["video", "original"])
     links = [(v, o) for v, o in zip(videos["video"], videos["original"]) if o]
@@ -69,7 +62,7 @@ def source_groups(crops: pd.DataFrame) -> pd.Series:
 
 
 def split_by_source(crops: pd.DataFrame, *, seed: int = 0) -> pd.Series:
-    """Give every crop a split; all crops of a source share it.
+    """Give every crop "train", "val", "test" or "" (left out); all crops of a source share it.
 
     Sources are dealt out from the largest to the smallest, ties by a hash of name and seed, each
     to the split that lacks its data set and class most. So the result is stratified, and depends
@@ -80,8 +73,6 @@ def split_by_source(crops: pd.DataFrame, *, seed: int = 0) -> pd.Series:
 
     Args:
         crops: with `video, dataset, label, source` and `official` (a split or "").
-    Returns:
-        "train", "val", "test" or "" (left out) for each row.
     Raises:
         ValueError: too few sources of one class for three splits.
     """
@@ -108,9 +99,7 @@ def _deal(
 ) -> dict[str, str]:
     """Deal sources out by the largest remaining need of their strata.
 
-    Args:
-        counts: videos of each source (rows) in each stratum, a data set and class (columns).
-        closed: shape (3, n_strata), marks the splits that an official list has filled.
+    A stratum is a data set and class; `closed`, (3, n_strata), marks what official lists filled.
     """
     videos = {str(source): row for source, row in zip(counts.index, counts.to_numpy())}
     total = counts.sum().to_numpy()  # (n_strata,)
@@ -235,9 +224,8 @@ def control_labels(index: pd.DataFrame, *, seed: int = 0) -> pd.Series:
             rows = videos.index[(videos["split"] == split) & (videos["label"] == label)]
             fake = rng.permutation(len(rows)) < round(share * len(rows))
             labels[rows] = np.where(fake, "FAKE", "REAL")
-    drawn = labels.set_axis(pd.MultiIndex.from_frame(videos[VIDEO]))
-    of_crops = drawn.loc[pd.MultiIndex.from_frame(index[VIDEO])]
-    return of_crops.set_axis(index.index)
+    drawn = index[VIDEO].merge(videos[VIDEO].assign(label=labels), on=VIDEO, how="left")
+    return drawn["label"].set_axis(index.index)
 
 
 def write_index(
@@ -264,7 +252,10 @@ def write_index(
         ],
         "videos": index.drop_duplicates(VIDEO)["label"].value_counts().to_dict(),
         "crops": index["label"].value_counts().to_dict(),
-        "left_out": summarise_left_out(left_out).to_dict("index"),
+        "left_out": {
+            reason: {"count": len(names), "examples": sorted(names)[:5]}
+            for reason, names in left_out.groupby("reason")["name"]
+        },
         "splits": split_summary(index).to_dict("index"),
         "checks": check_splits(index),
         **leaks,
@@ -274,13 +265,6 @@ def write_index(
     write_json(audit, output, "data_audit.json")
     write_table(index[ARTIFACTS["index.csv"].columns], output, "index.csv")
     return str(audit["fingerprint"])
-
-
-def summarise_left_out(left_out: pd.DataFrame, examples: int = 5) -> pd.DataFrame:
-    """A row a reason why something is not used: `count`, and a list of `examples`."""
-    names = left_out.groupby("reason")["name"]
-    shown = names.agg(lambda found: sorted(found)[:examples])
-    return pd.DataFrame({"count": names.size(), "examples": shown})
 
 
 def fingerprint(crops: pd.DataFrame) -> str:
@@ -293,8 +277,7 @@ def ensure_index(data: str | Path, output: str | Path) -> str:
     """See to it that OUTPUT holds index.csv and data_audit.json; one sentence says how.
 
     Attached ones are brought along, so that this notebook's output is enough for the next. Where
-    there are none, both are made as 01_explore_data makes them at its defaults: the same data gives
-    the same split. Raises what `scan_crops` does then.
+    there are none, both are made as 01_explore_data makes them; raises what `scan_crops` does then.
     """
     if found := bring(INDEX, output):
         return found

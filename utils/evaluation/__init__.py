@@ -5,12 +5,4 @@ from utils.evaluation.results import Evaluation, score_index
 from utils.evaluation.robustness import stress
 from utils.evaluation.showing import draw, tabulate
 
-__all__ = [
-    "Evaluation",
-    "draw",
-    "explain",
-    "score_index",
-    "stress",
-    "tabulate",
-    "worst_errors",
-]
+__all__ = ["Evaluation", "draw", "explain", "score_index", "stress", "tabulate", "worst_errors"]

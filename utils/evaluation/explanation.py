@@ -14,8 +14,8 @@ from PIL import Image
 from scipy.stats import spearmanr
 from tqdm.auto import tqdm
 
-from utils.data.crops import crop_paths
-from utils.evaluation.results import VIDEO, Evaluation
+from utils.data.crops import VIDEO, crop_paths
+from utils.evaluation.results import Evaluation
 from utils.faces.media import evenly_spaced, load_crop
 from utils.model.network import load_model
 from utils.model.scoring import Scorer
@@ -51,15 +51,11 @@ def heat_maps(scorer: Scorer, crops: Sequence[Image.Image], *, progress: bool = 
     without such maps (a vision transformer) gets occlusion: how much goes when a part is covered in
     grey; that costs 49 times as much.
 
-    Args:
-        scorer: the model.
-        crops: RGB.
-        progress: show a bar.
-    Raises:
-        ImportError: captum is not installed; `can_explain` tells.
     Returns:
         float64 (n, S, S), S the model's image side: above 0 the part speaks for FAKE, below 0 for
         REAL. The unit differs between networks.
+    Raises:
+        ImportError: captum is not installed; `can_explain` tells.
 
     Source: Selvaraju et al. (2017), Grad-CAM; Zeiler & Fergus (2014) for occlusion; both by captum.
     """
@@ -81,20 +77,19 @@ def heat_maps(scorer: Scorer, crops: Sequence[Image.Image], *, progress: bool = 
 def _map_layer(model: torch.nn.Module, image: torch.Tensor) -> torch.nn.Module | None:
     """The deepest stage that gives a map (1, C, h, w) with h, w of at least MIN_PLACES."""
     shapes: dict[str, torch.Size] = {}
-    stages = [info["module"] for info in getattr(model, "feature_info", [])]
+    channels = {info["module"]: info["num_chs"] for info in getattr(model, "feature_info", [])}
     modules = dict(model.named_modules())
     hooks = [
         modules[name].register_forward_hook(
             lambda _, __, output, name=name: shapes.update({name: getattr(output, "shape", ())})
         )
-        for name in stages
+        for name in channels
         if name in modules
     ]
     with torch.inference_mode():
         model(image)
     for hook in hooks:
         hook.remove()
-    channels = {info["module"]: info["num_chs"] for info in getattr(model, "feature_info", [])}
     fit = [
         name
         for name, shape in shapes.items()
@@ -120,8 +115,7 @@ def _occlusion(margin: Callable[[torch.Tensor], torch.Tensor], image: torch.Tens
 def map_agreement(scorer: Scorer, crops: Sequence[Image.Image], maps: np.ndarray) -> float:
     """What maps owe to the build of the network: their agreement with those of random weights.
 
-    Returns:
-        Mean Spearman correlation, map by map; 1 means that the weights change nothing.
+    Mean Spearman correlation, map by map; 1 means that the weights change nothing.
 
     Source: Adebayo et al. (2018), Sanity Checks for Saliency Maps.
     """
@@ -143,12 +137,7 @@ def map_agreement(scorer: Scorer, crops: Sequence[Image.Image], maps: np.ndarray
 def overlay(crop: Image.Image, heat: np.ndarray, *, limit: float) -> np.ndarray:
     """The face in grey with its map over it: vermilion speaks for FAKE, blue for REAL.
 
-    Args:
-        crop: RGB.
-        heat: (S, S), of `heat_maps`.
-        limit: heat that gets the full colour, above 0.
-    Returns:
-        uint8 (160, 160, 3).
+    `heat`, (S, S), gets its full colour from `limit`, above 0, on. uint8 (160, 160, 3).
     """
     side = (160, 160)
     grey = np.asarray(crop.convert("L").resize(side), dtype=np.float32)[..., None]
@@ -159,14 +148,9 @@ def overlay(crop: Image.Image, heat: np.ndarray, *, limit: float) -> np.ndarray:
 
 
 def surest(crops: pd.DataFrame, *, threshold: float, n: int) -> dict[str, pd.DataFrame]:
-    """The most confident right and wrong answers, one crop a video.
+    """At most `n` of each kind of answer, the surest first, one crop a video.
 
-    Args:
-        crops: a row a crop: `video, label, score`.
-        threshold: from here on a crop is called FAKE.
-        n: at most so many crops a kind.
-    Returns:
-        Kind of answer to its rows, the surest first.
+    `crops` has `video, label, score`.
     """
     called = np.where(crops["score"] >= threshold, "FAKE", "REAL")
     chosen = {}
@@ -204,54 +188,37 @@ def explain(
     return {"explanation": {"n": len(faces), "agreement_with_random": agreement}}, drawn
 
 
-def wrong_answers(videos: pd.DataFrame, *, threshold: float) -> pd.DataFrame:
-    """The videos on the wrong side of the threshold, the farthest from it first.
-
-    Args:
-        videos: a row a video: `label, score`.
-        threshold: scores from it on mean FAKE.
-    """
-    wrong = videos[(videos["score"] >= threshold) != (videos["label"] == "FAKE")]
-    return wrong.loc[(wrong["score"] - threshold).abs().sort_values(ascending=False).index]
-
-
 def worst_errors(ev: Evaluation, *, n: int) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
-    """The test videos on the wrong side, and those furthest from the threshold to be looked at.
+    """The test videos on the wrong side of the threshold, and the worst of them to be looked at.
 
-    Args:
-        ev: the model.
-        n: how many are looked at.
     Returns:
-        A row a video, of `wrong_answers`; what `plot_gallery` draws: three frames of each, over
-        its length, and the training faces that the network takes for most alike.
+        Their rows, the farthest from the threshold first; of `n` of them what `plot_gallery` draws:
+        three crops, over its length, and the training faces that the network takes for most alike.
     """
-    wrong = wrong_answers(ev.test, threshold=ev.decision.threshold)
+    test, beyond = ev.test, ev.test["score"] - ev.decision.threshold
+    wrong = test[(beyond >= 0) != (test["label"] == "FAKE")]
+    wrong = wrong.loc[beyond[wrong.index].abs().sort_values(ascending=False).index]
     if not len(wrong.head(n)):
         return wrong, []
-    pool = ev.train.drop_duplicates(VIDEO).sample(frac=1, random_state=ev.settings["seed"])
-    pool = pool.head(POOL)
+    videos = ev.train.drop_duplicates(VIDEO)
+    pool = videos.sample(frac=1, random_state=ev.settings["seed"]).head(POOL)
     pool_paths, labels = crop_paths(pool, ev.data), pool["label"].tolist()
     known = embed(ev.scorer, pool_paths)
     gallery = []
     for video in wrong.head(n).itertuples():
-        crops = ev.crops[
-            (ev.crops["video"] == video.video) & (ev.crops["dataset"] == video.dataset)
-        ]
-        crops = crops.iloc[evenly_spaced(len(crops), 3)]
+        same = (ev.crops["video"] == video.video) & (ev.crops["dataset"] == video.dataset)
+        crops = ev.crops[same].iloc[evenly_spaced(same.sum(), 3)]
         likeness = known @ embed(ev.scorer, crops["file"].tolist()).mean(axis=0)
         near = np.argsort(-likeness, kind="stable")[:3]
         method = f"{'method ' * (video.method == 'unknown')}{video.method}"
-        shown = zip(crops["file"], crops["score"], strict=True)
-        gallery.append(
-            {
-                "title": f"{video.label} ({method}), judged {video.score:.2f}",
-                "label": video.label,
-                "crops": [(load_crop(path), f"P(FAKE) {score:.2f}") for path, score in shown],
-                "neighbours": [
-                    (load_crop(pool_paths[i]), f"train: {labels[i]}", labels[i]) for i in near
-                ],
-            }
-        )
+        title = f"{video.label} ({method}), judged {video.score:.2f}"
+        shown = [
+            (load_crop(path), f"P(FAKE) {score:.2f}")
+            for path, score in zip(crops["file"], crops["score"], strict=True)
+        ]
+        alike = [(load_crop(pool_paths[i]), f"train: {labels[i]}", labels[i]) for i in near]
+        entry = {"title": title, "label": video.label, "crops": shown, "neighbours": alike}
+        gallery.append(entry)
     return wrong, gallery
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from utils.data.baselines import beside_files
+from utils.data.baselines import zero_pixel_scores
 from utils.data.crops import (
     STATISTICS,
+    VIDEO,
     crop_paths,
     face_facts,
     image_statistics,
@@ -48,7 +50,6 @@ from utils.stats.metrics import (
     y_true_of,
 )
 
-VIDEO = ["dataset", "video"]
 #: Column of the logits of a further model.
 OTHER = "logit_model_"
 #: What is cut into thirds, with the words for its ends and middle and the digits of its numbers.
@@ -57,6 +58,8 @@ NUMERIC = {
     "brightness": (("dark", "middle", "bright"), 2),
     "sharpness": (("blurred", "middle", "sharp"), 2),
 }
+#: Scores at the threshold that are told of the rules and of other data.
+RATES = ("balanced_accuracy", "recall", "specificity")
 #: Under so many videos of either class, a slice is marked as small.
 SMALL = 10
 
@@ -74,8 +77,6 @@ def score_index(
 
     Args:
         index: of index.csv, whole; checked for leaks.
-        data, output: DATA and OUTPUT.
-        scorer: of the model that is evaluated.
         models: further model folders, or outputs that hold one.
         batches: `batch_size` and `num_workers` of `Scorer.score_paths`.
     Returns:
@@ -104,12 +105,9 @@ def _described(crops: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
         row = image_statistics(np.asarray(image))
         return row["brightness"], row["sharpness"], focus(image)
 
-    looks = pd.DataFrame(
-        map_threads(look, crops["file"].tolist(), desc="describe", unit="crop"),
-        columns=["brightness", "sharpness", "focus"],
-        index=crops.index,
-        dtype=np.float64,
-    )
+    found = map_threads(look, crops["file"].tolist(), desc="describe", unit="crop")
+    names = ["brightness", "sharpness", "focus"]
+    looks = pd.DataFrame(found, crops.index, names, dtype=np.float64)
     looks["focus"] = looks["focus"].where(facts["track"].notna())
     return crops.join(facts).join(looks.round({"brightness": 4, "sharpness": 4, "focus": 6}))
 
@@ -145,7 +143,8 @@ class Evaluation:
         crops: of `score_index`, with `score` and `decides`.
         videos: a row a video: of `Decision.judge_videos`, with `method`, `faces` ("1", or "2 or
             more" in a frame), medians of NUMERIC, and `zero_pixel`: P(FAKE) by the files alone.
-        files: the zero-pixel baseline and what the model has over it, of `beside_files`.
+        files: the zero-pixel baseline of the audit and, where that is defined, its scores by
+            `video` and `roc_auc_difference`: the model less it, with its paired interval.
         audit: of data_audit.json.
         settings: `n_resamples` and `seed` of every bootstrap.
     """
@@ -171,27 +170,26 @@ class Evaluation:
         scorer: Scorer,
         **settings: int,
     ) -> Evaluation:
-        """Judge the crops of `score_index` by a decision, those of test too.
-
-        Args:
-            scored, index, data, output, scorer: as for `score_index`.
-            decision: chosen on val.
-            settings: `n_resamples` and `seed` of every bootstrap.
-        """
+        """Judge `scored`, of `score_index` with the same arguments, by a decision chosen on val."""
         crops = decision.score_crops(scored, by=VIDEO)
         audit = read_json(output, "data_audit.json")
         grouped = crops.groupby(VIDEO, sort=False)
         facts = grouped[list(NUMERIC)].median().assign(method=grouped["method"].first())
         most = crops.groupby([*VIDEO, "frame"]).size().groupby(VIDEO).max()
         facts["faces"] = np.where(most.reindex(facts.index) > 1, "2 or more", "1")
-        videos, files = beside_files(
-            decision.judge_videos(crops),
-            index,
-            crop_paths(index, data),
-            audit["zero_pixel"],
-            threshold=decision.threshold,
-            **settings,
-        )
+        videos, files = decision.judge_videos(crops), dict(audit["zero_pixel"])
+        if files["roc_auc"]["value"] is not None:
+            sizes = [os.path.getsize(path) for path in crop_paths(index, data)]
+            blind = zero_pixel_scores(index.assign(file_bytes=sizes), seed=settings["seed"])
+            blind = blind[[*VIDEO, "score"]].rename(columns={"score": "zero_pixel"})
+            videos = videos.merge(blind, on=VIDEO, how="left")
+            test = videos[videos["split"] == "test"]
+            scores = y_true_of(test), test["score"], test["zero_pixel"]
+            kept: dict[str, Any] = {"groups": test["source"], **settings}
+            files["video"] = bootstrap(scores[0], scores[2], threshold=0.5, **kept)
+            files["roc_auc"] = files["video"]["roc_auc"]
+            kept |= {"threshold": decision.threshold, "other_threshold": 0.5}
+            files["roc_auc_difference"] = paired_bootstrap(*scores, **kept)["roc_auc"]
         videos = videos.merge(facts.reset_index(), on=VIDEO)
         return cls(scorer, decision, index, str(data), crops, videos, files, audit, settings)
 
@@ -212,13 +210,8 @@ class Evaluation:
 
     def bootstrap(self, table: pd.DataFrame) -> dict[str, Any]:
         """Every metric of crops or videos with its interval over sources."""
-        return bootstrap(
-            y_true_of(table),
-            table["score"],
-            groups=table["source"],
-            threshold=self.decision.threshold,
-            **self.settings,
-        )
+        kept = {"groups": table["source"], "threshold": self.decision.threshold, **self.settings}
+        return bootstrap(y_true_of(table), table["score"], **kept)
 
     def headline(self) -> dict[str, Any]:
         """What metrics.json says first, by crop ("frame" there) and by video.
@@ -230,17 +223,13 @@ class Evaluation:
         """
         train = {"frame": self.train, "video": self.train.drop_duplicates(VIDEO)}
         result: dict[str, Any] = {"n": {}, "confusion": {}}
-        majority = {}
+        majority, threshold = {}, self.decision.threshold
         for level, table in {"frame": self.test_crops, "video": self.test}.items():
-            y_true = y_true_of(table)
+            y_true, n_sources = y_true_of(table), table["source"].nunique()
             result[level] = self.bootstrap(table)
-            result["n"][level] = {
-                **table["label"].value_counts(),
-                "sources": table["source"].nunique(),
-            }
-            result["confusion"][level] = confusion_counts(
-                y_true, table["score"], threshold=self.decision.threshold
-            )
+            result["n"][level] = {**table["label"].value_counts(), "sources": n_sources}
+            counts = confusion_counts(y_true, table["score"], threshold=threshold)
+            result["confusion"][level] = counts
             majority[level] = majority_baseline(y_true_of(train[level]), y_true)
         luck = shuffled_labels(y_true_of(self.test), self.test["score"], **self.settings)
         shuffled = {"roc_auc": luck}
@@ -258,32 +247,26 @@ class Evaluation:
             `roc_auc_difference` (this model less that one) with its paired interval, and `p_value`
             of `exchange_test`.
         """
-        columns = {
-            name.removeprefix(OTHER): name for name in self.crops if str(name).startswith(OTHER)
-        }
+        others = [str(name) for name in self.crops if str(name).startswith(OTHER)]
         result: dict[str, Any] = {}
-        ours: dict[str, Any] = {}
-        for name, column in ({"this model": "logit"} | columns if columns else {}).items():
+        for column in ["logit", *others] if others else []:
             rows = self.crops.assign(logit=self.crops[column])
             decision = choose_decision(rows[rows["split"] == "val"])
             videos = decision.judge_videos(rows[rows["split"] == "test"])
             kept = {"groups": videos["source"], **self.settings}
-            y_true, score = y_true_of(videos), videos["score"]
-            own = bootstrap(y_true, score, threshold=decision.threshold, **kept)
-            result[name] = {
-                key: own[key] for key in ("roc_auc", "balanced_accuracy", "log_loss")
-            } | {key: getattr(decision, key) for key in ("temperature", "aggregation", "threshold")}
-            if not ours:
-                ours = {"score": score, "threshold": decision.threshold}
-                continue
-            pair = paired_bootstrap(
-                *(y_true, ours["score"], score),
-                threshold=ours["threshold"],
-                other_threshold=decision.threshold,
-                **kept,
-            )
-            result[name]["roc_auc_difference"] = pair["roc_auc"]
-            result[name]["p_value"] = exchange_test(y_true, ours["score"], score, **kept)
+            y_true, score, threshold = y_true_of(videos), videos["score"], decision.threshold
+            own = bootstrap(y_true, score, threshold=threshold, **kept)
+            rest_on = ("temperature", "aggregation", "threshold")
+            row: dict[str, Any] = {key: getattr(decision, key) for key in rest_on}
+            row |= {key: own[key] for key in ("roc_auc", "balanced_accuracy", "log_loss")}
+            if column == "logit":
+                ours, limit = score, threshold
+            else:
+                limits: dict[str, Any] = {"threshold": limit, "other_threshold": threshold}
+                pair = paired_bootstrap(y_true, ours, score, **limits, **kept)
+                row["roc_auc_difference"] = pair["roc_auc"]
+                row["p_value"] = exchange_test(y_true, ours, score, **kept)
+            result["this model" if column == "logit" else column.removeprefix(OTHER)] = row
         return {"models": result}
 
     def compare_rules(self) -> dict[str, Any]:
@@ -306,10 +289,8 @@ class Evaluation:
         decided = (self.test["decision"] != "UNSURE").to_numpy()
         wrong = (self.test["decision"] != self.test["label"]).to_numpy()
         kept = {"groups": self.test["source"], **self.settings}
-        effect = {
-            "coverage": group_mean(decided, **kept),
-            "error": group_mean(wrong, where=decided, **kept),
-        }
+        effect = {"coverage": group_mean(decided, **kept)}
+        effect["error"] = group_mean(wrong, where=decided, **kept)
         val = self.crops[self.crops["split"] == "val"]
         return {
             "rules": rules,
@@ -343,14 +324,10 @@ class Evaluation:
         for by, parts in groups.items():
             for name, chosen in parts.items():
                 rows = videos[chosen]
-                table, counts = self.bootstrap(rows), _counted(rows)
-                result.setdefault(by, {})[name] = {
-                    "roc_auc": table["roc_auc"],
-                    "balanced_accuracy": table["balanced_accuracy"],
-                    "n": counts[CLASSES[1]] if by == "method" else len(rows),
-                    **counts,
-                    "small": min(counts[label] for label in CLASSES) < SMALL,
-                }
+                row = _measured(self, rows, ["balanced_accuracy"])
+                row["n"] = row[CLASSES[1]] if by == "method" else len(rows)
+                row["small"] = min(row[label] for label in CLASSES) < SMALL
+                result.setdefault(by, {})[name] = row
         return {"slices": result}
 
     def judge_elsewhere(
@@ -360,8 +337,7 @@ class Evaluation:
 
         Args:
             folders: each in any known crop layout; of what was trained on nothing is taken.
-            frames: evenly spaced ones of each video; 0 takes all.
-            batches: of `Scorer.score_paths`.
+            frames, batches: of `spread_frames` and of `Scorer.score_paths`.
         Returns:
             A row a data set, the own test split first: `trained_on, tested_on, left_out` (videos),
             counts and scores, and `elsewhere`; a row a crop of the further ones, for
@@ -371,7 +347,7 @@ class Evaluation:
         """
         trained = {"trained_on": ", ".join(sorted(self.train["dataset"].unique()))}
         own = {"tested_on": "its own test split", "left_out": 0}
-        rows = [trained | own | _generalisation(self, self.test)]
+        rows = [trained | own | _measured(self, self.test, RATES)]
         seen, extra = set(self.train["source"]), [self.crops.iloc[:0]]
         for folder in folders:
             crops, _ = scan_crops(folder)
@@ -389,7 +365,8 @@ class Evaluation:
                 "left_out": int(crops.loc[known, "video"].nunique()),
                 "elsewhere": True,
             }
-            rows.append(trained | name | _generalisation(self, self.decision.judge_videos(kept)))
+            videos = self.decision.judge_videos(kept)
+            rows.append(trained | name | _measured(self, videos, RATES))
             extra.append(kept)
         return rows, pd.concat(extra, ignore_index=True)
 
@@ -404,11 +381,9 @@ class Evaluation:
         """Write the tables, metrics.json, and the decision beside its model in OUTPUT.
 
         Args:
-            parts: of metrics.json, of the methods above.
+            parts: of metrics.json, of the methods above and of `stress`; the whole is returned.
             extra: of `judge_elsewhere`.
-            corrupted: logits a condition of the corrupted crops, of `stress`.
-        Returns:
-            The content of metrics.json.
+            corrupted: logits of `stress`.
         """
         crops = self.crops.astype({"track": "Int64"})
         crops = crops if corrupted is None else crops.join(corrupted)
@@ -421,19 +396,15 @@ class Evaluation:
         keep_model(self.scorer.folder, output)  # the decision travels with its model
         decision, facts = self.decision, self.scorer.facts
         decision.write(output, prior=facts["prior"])
+        chosen = ("temperature", "offset", "units", "aggregation")
+        datasets = sorted(self.index["dataset"].unique())
         metrics = {
             **parts,
             "threshold": decision.threshold,
             "threshold_rule": decision.rule,
-            "temperature": decision.temperature,
-            "offset": decision.offset,
-            "units": decision.units,
-            "aggregation": decision.aggregation,
+            **{name: getattr(decision, name) for name in chosen},
             "model": {"name": self.scorer.network.pretrained_cfg["architecture"], **facts},  # type: ignore[index, dict-item]
-            "data": {
-                "datasets": sorted(self.index["dataset"].unique()),
-                "fingerprint": self.audit["fingerprint"],
-            },
+            "data": {"datasets": datasets, "fingerprint": self.audit["fingerprint"]},
             "versions": versions(),
             "seed": self.settings["seed"],
             "resamples": self.settings["n_resamples"],
@@ -450,19 +421,18 @@ def _calibration(ev: Evaluation) -> dict[str, dict[str, float | None]]:
         "crops_after": (ev.test_crops, ev.test_crops["score"]),
         "videos_after": (ev.test, ev.test["score"]),
     }
-    return {
-        stage: {
-            name: value
-            for name, value in score_table(y_true_of(table), score, threshold=0.5).items()
-            if name in ("log_loss", "brier", "ece")
-        }
-        for stage, (table, score) in stages.items()
-    }
+    result = {}
+    for stage, (table, score) in stages.items():
+        scores = score_table(y_true_of(table), score, threshold=0.5)
+        result[stage] = {name: scores[name] for name in ("log_loss", "brier", "ece")}
+    return result
 
 
-def _counted(videos: pd.DataFrame) -> dict[str, int]:
-    counts = {label: int((videos["label"] == label).sum()) for label in CLASSES}
-    return {**counts, "sources": int(videos["source"].nunique())}
+def _measured(ev: Evaluation, videos: pd.DataFrame, names: Sequence[str]) -> dict[str, Any]:
+    """Counts of some videos and those metrics, with intervals."""
+    names, table = ("roc_auc", *names), ev.bootstrap(videos)
+    row: dict[str, Any] = {label: int((videos["label"] == label).sum()) for label in CLASSES}
+    return row | {"sources": videos["source"].nunique()} | {name: table[name] for name in names}
 
 
 def _thirds(values: pd.Series, words: Sequence[str], digits: int) -> dict[str, pd.Series]:
@@ -473,15 +443,7 @@ def _thirds(values: pd.Series, words: Sequence[str], digits: int) -> dict[str, p
     if len(present) < 2:
         return {}
     named = words if len(present) == 3 else (words[0], words[2])
-    return {
-        f"{word}: {rows.min():.{digits}f} to {rows.max():.{digits}f}": values.between(
-            rows.min(), rows.max()
-        )
-        for word, rows in zip(named, present, strict=True)
-    }
-
-
-def _generalisation(ev: Evaluation, videos: pd.DataFrame) -> dict[str, Any]:
-    table = ev.bootstrap(videos)
-    names = ("roc_auc", "balanced_accuracy", "recall", "specificity")
-    return {**_counted(videos), **{name: table[name] for name in names}}
+    result = {}
+    for word, (low, high) in zip(named, [(rows.min(), rows.max()) for rows in present]):
+        result[f"{word}: {low:.{digits}f} to {high:.{digits}f}"] = values.between(low, high)
+    return result

@@ -106,19 +106,10 @@ def column(name: str, severity: float) -> str:
 
 
 def corrupt(crops: Sequence[Pixels], name: str, severity: float, *, seed: int = 0) -> list[Pixels]:
-    """Corrupt the crops of one face, in the order of their frames.
+    """Corrupt the crops of one face, in the order of their frames; all keep their sizes.
 
-    Args:
-        crops: RGB, uint8, each (H, W, 3).
-        name, severity: of CORRUPTIONS.
-        seed: of the noise.
-    Returns:
-        Crops of the same sizes.
-    Raises:
-        ValueError: unknown name.
+    `name` and `severity` are of CORRUPTIONS; `seed` is of the noise.
     """
-    if name not in CORRUPTIONS:
-        raise ValueError(f"no corruption is called {name!r}; known: {', '.join(CORRUPTIONS)}")
     change, _ = CORRUPTIONS[name]
     if change is _h264:
         return _h264(crops, severity)
@@ -153,8 +144,7 @@ def choose_crops(test: pd.DataFrame, *, max_crops: int, frames: int, seed: int) 
     Args:
         test: a row a crop of test: `dataset, video, frame, face, source`.
         max_crops: at most so many; 0 takes none. The first source is taken in any case.
-        frames: evenly spaced ones of each video; 0 keeps all.
-        seed: of the order of the sources.
+        frames, seed: of `spread_frames`, and of the order of the sources.
     """
     if not max_crops:
         return test.iloc[:0]
@@ -169,21 +159,16 @@ def stress(
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """How the model does on test when the picture suffered, by the decision that stands.
 
-    Who counts was decided on the clean crops.
+    Who counts was decided on the clean crops. `max_crops` and `frames` are of `choose_crops`.
 
-    Args:
-        ev: the model.
-        max_crops, frames: of `choose_crops`.
-        num_workers: of `Scorer.score_paths`.
     Returns:
         `robustness` for metrics.json: `clean` to its scores on the same videos, and corruption to
         severity to its scores: `roc_auc`, `balanced_accuracy` at the fixed threshold, and `drop`:
         how much the latter loses against clean, with its paired interval. {} without crops.
         And logits: the index of `ev.crops`, a column a condition, by `column`.
     """
-    chosen = choose_crops(
-        ev.test_crops, max_crops=max_crops, frames=frames, seed=ev.settings["seed"]
-    )
+    seed = ev.settings["seed"]
+    chosen = choose_crops(ev.test_crops, max_crops=max_crops, frames=frames, seed=seed)
     logits = _score_corrupted(ev, chosen, num_workers)
     if chosen.empty:
         return {"robustness": {}}, logits
@@ -192,8 +177,8 @@ def stress(
     kept = {"groups": clean["source"], "threshold": threshold, **ev.settings}
     names = ("roc_auc", "balanced_accuracy")
     before = bootstrap(y_true, clean["score"], **kept)
-    result: dict[str, Any] = {"clean": {name: before[name] for name in names}}
-    result["clean"] |= {"n": len(clean), "sources": int(clean["source"].nunique())}
+    counts = {"n": len(clean), "sources": int(clean["source"].nunique())}
+    result: dict[str, Any] = {"clean": {name: before[name] for name in names} | counts}
     for name, severity in conditions():
         spoilt = chosen.assign(logit=logits[column(name, severity)])
         score = ev.decision.judge_videos(spoilt)["score"]
@@ -214,9 +199,6 @@ def _score_corrupted(ev: Evaluation, chosen: pd.DataFrame, num_workers: int) -> 
     faces = [group.tolist() for _, group in ordered.groupby(keys, sort=False)["file"]]
     data = CorruptedFaces(faces, ev.scorer.transform)
     logits = ev.scorer.score_data(data, batch_size=None, num_workers=num_workers)
-    parts, start = [], 0
-    for face in faces:
-        end = start + len(names) * len(face)
-        parts.append(logits[start:end].reshape(len(names), len(face)).T)
-        start = end
+    ends = len(names) * np.cumsum([len(face) for face in faces])
+    parts = [part.reshape(len(names), -1).T for part in np.split(logits, ends[:-1])]
     return pd.DataFrame(np.concatenate(parts), columns=names, index=ordered.index)

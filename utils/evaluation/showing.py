@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from utils.evaluation.results import Evaluation
+from utils.evaluation.results import RATES, Evaluation
 from utils.report.figures import plot_gallery, plot_heat_maps
 from utils.report.score_figures import (
     plot_calibration,
@@ -26,15 +26,11 @@ from utils.report.words import interval, metric_names, number
 from utils.stats.decisions import Decision
 from utils.stats.metrics import y_true_of
 
-#: Scores of the rules and of other data that a table shows.
-RATES = ("balanced_accuracy", "recall", "specificity")
-
 
 def draw(ev: Evaluation, parts: Mapping[str, Any]) -> Iterator[tuple[str, Axes | Figure | None]]:
     """The figures of what `parts` holds, one after the other.
 
     Args:
-        ev: the model.
         parts: of metrics.json, of the methods of `Evaluation` and of `stress`; `heat_maps` of
             `explain`, `errors` of `worst_errors`, `history` of history.csv.
     Yields:
@@ -64,11 +60,9 @@ def _draw_headline(ev: Evaluation, head: Mapping[str, Any]) -> Iterator[tuple[st
     average = scores["average_precision"]
     yield "precision_recall", plot_precision_recall(*pair, interval=average, threshold=threshold)
     yield "scores", plot_score_histogram(*pair, threshold=threshold, band=ev.decision.band)
-    before = Decision().score(crops["logit"])
-    yield (
-        "calibration",
-        plot_calibration(y_true_of(crops), crops["score"], before=before, subset="test crops"),
-    )
+    truth, before = y_true_of(crops), Decision().score(crops["logit"])
+    calibration = plot_calibration(truth, crops["score"], before=before, subset="test crops")
+    yield "calibration", calibration
     yield "intervals", plot_metric_intervals(head, baselines=head["baselines"]["majority"])
 
 
@@ -80,7 +74,8 @@ def tabulate(kind: str, parts: Any) -> pd.DataFrame:
             `compare_rules`, "elsewhere" of `judge_elsewhere`.
         parts: what they gave.
     """
-    return pd.DataFrame(_TABLES[kind](parts)).T
+    tables = {"scores": _scores, "baselines": _baselines, "rules": _rules, "elsewhere": _elsewhere}
+    return pd.DataFrame(tables[kind](parts)).T
 
 
 def _scores(head: Mapping[str, Any]) -> dict[str, dict[str, str]]:
@@ -122,7 +117,7 @@ def _rules(parts: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     }
 
 
-def _elsewhere(rows: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
+def _elsewhere(rows: Any) -> dict[str, dict[str, str]]:
     return {
         row["tested_on"]: {
             "ROC AUC": number(row["roc_auc"]),
@@ -131,11 +126,3 @@ def _elsewhere(rows: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
         }
         for row in rows
     }
-
-
-_TABLES: dict[str, Callable[[Any], dict[str, dict[str, str]]]] = {
-    "scores": _scores,
-    "baselines": _baselines,
-    "rules": _rules,
-    "elsewhere": _elsewhere,
-}
