@@ -130,9 +130,9 @@ def test_people_are_linked_as_05_links_them(tmp_path):
 
 
 def test_example_is_the_frame_with_most_faces_and_a_dead_video_stops_nothing(videos):
-    frame, faces = find_example(videos, CropRecipe(), n=3)
+    frame, faces = find_example(videos, CropRecipe())
     assert frame.size == (640, 360) and len(faces) == 2
-    assert len(find_example(videos[::-1], CropRecipe(), n=3, seed=1)[1]) == 2
+    assert len(find_example(videos[::-1], CropRecipe(), seed=1)[1]) == 2
     with pytest.raises(ValueError, match=r"none of 1 videos .*broken\.mp4"):
         find_example(videos[3:], CropRecipe())
 
@@ -140,11 +140,10 @@ def test_example_is_the_frame_with_most_faces_and_a_dead_video_stops_nothing(vid
 def test_sheet_shows_one_face_a_video(extracted):
     folder, _ = extracted
     boxes = read_table(folder.parent, "faces/boxes.csv")
-    sheet = one_face_a_video(boxes, folder, n=5, seed=3)
+    sheet = one_face_a_video(boxes, folder, seed=3)
     assert sorted(sheet["video"]) == ["519", "Deepfakes_519_515"]
     assert all(load_crop(path).size == (160, 160) for path in sheet["crop"])
-    assert sheet.equals(one_face_a_video(boxes, folder, n=5, seed=3))
-    assert len(one_face_a_video(boxes, folder, n=1)) == 1
+    assert sheet.equals(one_face_a_video(boxes, folder, seed=3))
     drawn = pd.concat([one_face_a_video(boxes, folder, seed=seed) for seed in range(20)])
     assert set(drawn["frame"]) == set(boxes["frame"])
 

@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def detector():
-    return load_detector()
+    return load_detector(CropRecipe())
 
 
 def frames_of(path, n=4):

@@ -14,6 +14,7 @@ from tests.faces.test_detection import LEFT, RIGHT, scene
 from tests.inference.conftest import CPU, PRIOR
 from tests.stats.test_decisions import DECISION
 from utils.faces.media import write_video
+from utils.inference.answers import answer_tables
 from utils.inference.judging import judge_file, load_judge, recut
 from utils.model.scoring import Scorer
 from utils.run.artifacts import ARTIFACTS
@@ -71,14 +72,16 @@ def test_two_people_are_judged_as_the_evaluation_judges_them(judge, media):
 
 
 def test_answer_tells_the_row_of_verdicts_and_reads_well(judge, media):
-    answer = judge_file(judge, str(media / "pair.png"))
-    row = dict(zip(ARTIFACTS["verdicts.csv"].columns, answer.row(), strict=True))
-    assert row["input"] == str(media / "pair.png") and row["n_faces"] == 2
+    answer, nothing = (judge_file(judge, str(media / name)) for name in ("pair.png", "wall.png"))
+    verdicts = answer_tables([answer, nothing])[1]
+    row = verdicts.iloc[0]
+    assert verdicts.columns.tolist() == ARTIFACTS["verdicts.csv"].columns
+    assert row["input"] == "pair.png" and row["n_faces"] == 2
     assert row["n_people"] == answer.n_people == answer.people["decides"].sum()
     assert (row["score"], row["decision"]) == (answer.score, answer.decision)
-    nothing = judge_file(judge, str(media / "wall.png"))
     assert str(nothing).endswith("wall.png: UNSURE. Not judged: no face found")
-    assert nothing.row()[1:] == (0, 0, PRIOR, "UNSURE", "no face found")
+    told = ("wall.png", 0, 0, PRIOR, "UNSURE", "no face found")
+    assert tuple(verdicts.iloc[1]) == told
 
 
 class Constant(torch.nn.Module):

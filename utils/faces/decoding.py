@@ -11,6 +11,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.container import InputContainer
 from av.error import FFmpegError
 from av.stream import Disposition
 
@@ -53,12 +54,8 @@ class Packets:
 def open_video(path: str | Path, *, threads: int = 0) -> Iterator[tuple]:
     """Open a file: gives the container and its first video stream, cover pictures aside.
 
-    Args:
-        path: video file.
-        threads: of the decoder; 0: as many as FFmpeg thinks fit for this machine.
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is no video; says why.
+    `threads` are the decoder's; 0: as many as FFmpeg thinks fit. Raises FileNotFoundError if there
+    is no such file, ValueError that says why if it is no video.
     """
     path = Path(path)
     if not path.is_file():
@@ -106,19 +103,12 @@ def list_packets(path: str | Path) -> Packets:
     return Packets(times, order, bits & 1 > 0, bits & 2 > 0, timed, bool(regular), unit, float(fps))
 
 
-def decode(
-    container: av.container.InputContainer, stream: av.VideoStream
-) -> Iterator[av.VideoFrame]:
+def decode(container: InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
     """Decode to the end, past broken packets; a file that is cut short just ends."""
-    packets = container.demux(stream)  # the last one is empty and drains the decoder
-    while True:
-        try:
-            frames = next(packets).decode()
-        except StopIteration:
-            return
-        except FFmpegError:
-            continue
-        yield from frames
+    with suppress(FFmpegError):
+        for packet in container.demux(stream):  # the last one is empty and drains the decoder
+            with suppress(FFmpegError):
+                yield from packet.decode()
 
 
 def read_frames(
@@ -131,12 +121,7 @@ def read_frames(
     container that cannot jump, a damaged file), the rest comes without jumps, and in the end from
     full decoding.
 
-    Args:
-        path, threads: as for `open_video`.
-        packets: of `list_packets`.
-        numbers: rising numbers of displayed frames, from 0.
-    Yields:
-        Number and frame.
+    Takes rising numbers of displayed frames, from 0; yields number and frame.
     """
     given, everything = -1, len(numbers) >= packets.n_frames
     for worth in (WORTH_A_SEEK, len(packets.pts)) if packets.regular and not everything else ():
@@ -208,7 +193,7 @@ def _chosen(opened: tuple, packets: Packets, runs: list[_Run]) -> Iterator[av.Vi
 
 
 def _decode_run(
-    container: av.container.InputContainer, stream: av.VideoStream, packets: Packets, run: _Run
+    container: InputContainer, stream: av.VideoStream, packets: Packets, run: _Run
 ) -> Iterator[av.VideoFrame]:
     """Decode these packets; raises _Unexpected where the file does not come as they say."""
     decoder = stream.codec_context

@@ -118,7 +118,7 @@ class Face(NamedTuple):
     crop: Image.Image
 
 
-def load_detector(recipe: CropRecipe | None = None) -> MTCNN:
+def load_detector(recipe: CropRecipe) -> MTCNN:
     """Load the MTCNN that cut the main data set, on the CPU; its weights come with the package.
 
     A GPU rounds otherwise, and a face's box then lies up to 1.5 pixels beside its place: training
@@ -132,9 +132,7 @@ def load_detector(recipe: CropRecipe | None = None) -> MTCNN:
             "the face detector is missing; install it without touching torch: "
             "pip install --no-deps facenet-pytorch==2.5.3"
         ) from error
-    recipe = recipe or CropRecipe()
-    sizes = {"image_size": recipe.image_size, "margin": recipe.margin}
-    detector = MTCNN(**sizes, factor=recipe.factor, keep_all=True).eval()
+    detector = MTCNN(recipe.image_size, recipe.margin, factor=recipe.factor, keep_all=True).eval()
     for network in (detector.pnet, detector.rnet, detector.onet):
         for name, layer in list(network.named_children()):
             if isinstance(layer, torch.nn.MaxPool2d):
@@ -210,11 +208,8 @@ def cut_at(
 ) -> list[Face]:
     """Cut the faces at known places out of a shrunk frame.
 
-    Args:
-        small: the shrunk frame.
-        places: of `find_faces`, for this frame or for one of the same size.
-        recipe: how to cut.
-        full: size (width, height) of the full frame, for the boxes.
+    The places are those of this frame or of one of the same size; `full` is the size (width,
+    height) of the full frame, for the boxes.
     """
     from facenet_pytorch.models.utils.detect_face import extract_face
 
@@ -226,19 +221,10 @@ def cut_at(
     return faces
 
 
-def face_side(box: Any, frame_size: tuple[Any, Any], recipe: CropRecipe) -> Any:
-    """Shorter side of a face in pixels of the shrunk frame that it was cut from.
-
-    Args:
-        box: (x1, y1, x2, y2) in pixels of the full frame, or many of them, shape (n, 4); then a
-            side for each is returned, shape (n,).
-        frame_size: width and height of the full frame in pixels, or of each box's, shapes (n,).
-        recipe: how it was cut.
-    """
-    x1, y1, x2, y2 = np.moveaxis(np.asarray(box, dtype=float), -1, 0)
-    width, height = np.asarray(frame_size, dtype=float)
-    shrunk = np.vectorize(lambda *size: recipe.shrunk(*size)[0], otypes=[float])(width, height)
-    return np.minimum(x2 - x1, y2 - y1) * shrunk / width
+def face_side(box: Box, full: tuple[int, int], recipe: CropRecipe) -> float:
+    """Shorter side of a face in pixels of the shrunk frame; `box` and `full` of the full frame."""
+    x1, y1, x2, y2 = box
+    return min(x2 - x1, y2 - y1) * recipe.shrunk(*full)[0] / full[0]
 
 
 def focus(crop: Image.Image) -> float:
@@ -278,7 +264,10 @@ class _Track:
         self.look = mixed / max(float(np.linalg.norm(mixed)), 1e-6)
 
     def cost(self, place: np.ndarray, frame: int, look: np.ndarray) -> float:
-        """How badly a face fits; infinite if it cannot be the same person."""
+        """How badly a face fits; infinite if it cannot be the same person.
+
+        The distance of the centres over the mean side, and how little they look alike.
+        """
         side = (place[2] + self.place[2]) / 2
         gone = float(np.hypot(*(place - self.place)[:2])) / side
         # Who was out of sight may have turned back: only the last frame's motion goes on.
@@ -297,11 +286,8 @@ class _Track:
 class Linker:
     """Numbers the people of a video frame by frame; keeps no more than where each was last.
 
-    Most faces are paired with tracks, at the smallest sum of costs: the distance of the centres
-    over the mean side (to where the track was and was going) and how little they look alike. A pair
-    needs a distance of at most REACH, sides that differ by at most a factor of GROWTH and looks
-    that are not another's; or looks that are ALIKE, wherever the face is, as after a cut. A face
-    without a pair starts a track. A track that is out of sight keeps its place.
+    Most faces are paired with tracks, at the smallest sum of costs. A face without a pair starts a
+    track. A track that is out of sight keeps its place.
     """
 
     def __init__(self) -> None:

@@ -39,8 +39,8 @@ from utils.run.jobs import prefetch, run_jobs
 
 NEEDED = ("path", "dataset", "video", "filename", "label", "original", "method", "split")
 METADATA, BOXES, RECIPE = "metadata.csv", "boxes.csv", "recipe.json"
-#: Where the crops of unfinished videos lie; and a file for each finished one: what was found, and
-#: from what and how it was made.
+#: Where the crops of unfinished videos lie; and a file for each finished one, with what was found,
+#: from what and how.
 PARTIAL, RECORDS = ".partial", ".records"
 #: Part of every fingerprint: a change of this package that changes crops or records raises it.
 VERSION = 2
@@ -48,9 +48,9 @@ _detector = lru_cache(maxsize=1)(load_detector)
 
 
 def find_example(
-    videos: pd.DataFrame, recipe: CropRecipe, *, n: int = 8, seed: int = 0
+    videos: pd.DataFrame, recipe: CropRecipe, *, seed: int = 0
 ) -> tuple[Image.Image, list[Face]]:
-    """The middle frame with most faces among `n` videos drawn by chance, and its faces.
+    """The middle frame with most faces among eight videos drawn by chance, and its faces.
 
     A video that cannot be read is passed over. Raises ValueError if none can.
     """
@@ -60,20 +60,18 @@ def find_example(
             with suppress(ValueError, OSError):
                 yield next(sample_frames(path, 1))[2]
 
-    found = [(f, cut_faces(_detector(recipe), f, recipe)) for f in islice(middles(), n)]
+    found = [(f, cut_faces(_detector(recipe), f, recipe)) for f in islice(middles(), 8)]
     if not found:
         raise ValueError(f"none of {len(videos)} videos can be read: {videos['path'].tolist()[:3]}")
     return max(found, key=lambda example: len(example[1]))
 
 
-def one_face_a_video(
-    boxes: pd.DataFrame, folder: str | Path, *, n: int = 24, seed: int = 0
-) -> pd.DataFrame:
-    """Rows of `boxes` (of boxes.csv): a face of each of `n` videos, both drawn by chance.
+def one_face_a_video(boxes: pd.DataFrame, folder: str | Path, *, seed: int = 0) -> pd.DataFrame:
+    """Rows of `boxes` (of boxes.csv): a face of each of 24 videos, both drawn by chance.
 
     The column `crop` is the path of the image in `folder`, where `extract_faces` wrote it.
     """
-    drawn = boxes.sample(frac=1, random_state=seed).drop_duplicates("video").head(n)
+    drawn = boxes.sample(frac=1, random_state=seed).drop_duplicates("video").head(24)
     crops = [Path(folder, row.video, crop_name(row.frame, row.face)) for row in drawn.itertuples()]
     return drawn.assign(crop=crops)
 
@@ -106,13 +104,10 @@ def extract_faces(
 
     Args:
         videos: a row a video, with the columns NEEDED; `video` is unique and names the folder.
-        folder: where to write.
         frames_per_video: evenly spaced frames to search; 0 means every frame.
-        recipe: how to cut; default `CropRecipe()`.
         paired: cut a fake at the faces of its original, in the same frames, so that their crops
             differ in nothing but the fake.
-        workers, scheduler: processes on this machine or on a Dask cluster, see `run_jobs`.
-        progress: show a progress bar.
+        workers, scheduler: see `run_jobs`.
     Returns:
         A row a video: `video, n_frames` (searched), `n_faces, seconds, reason` (why there are no
         faces, or ""), `kept` (a former run had finished it), `note` (why it could not be paired).
@@ -203,8 +198,7 @@ def _working_folder(folder: Path, names: list[str]) -> Iterator[None]:
 
 
 def _remove_video(folder: Path, name: str) -> None:
-    """First the crops: by its record a folder is known as ours."""
-    if (folder / name).exists():
+    if (folder / name).exists():  # before the record, by which the folder is known as ours
         shutil.rmtree(folder / name)
     _record(folder, name).unlink(missing_ok=True)
 

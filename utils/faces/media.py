@@ -39,9 +39,6 @@ FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM
 MAX_PIXELS = 50_000_000
 #: What Pillow raises for files that are missing, broken, cut short or absurdly large.
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, DecompressionBombError)
-#: Threads of the encoder. x264 writes other bytes for another number of threads, so the number
-#: is fixed and does not follow the machine.
-ENCODER_THREADS = 2
 #: PyAV 17 and newer convert colours in threads that are started anew for each frame: that takes
 #: several times as long as the conversion.
 ONE_THREAD: dict[str, Any] = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 17 else {}
@@ -54,10 +51,7 @@ def collect_inputs(patterns: Sequence[str]) -> list[str]:
 
     Folders are searched to the bottom, through links but never round in a circle; hidden files
     are passed over. What has the name of an image or video and cannot be read is among them, so
-    that it gets a row with the reason.
-
-    Raises:
-        FileNotFoundError: a pattern matches no image and no video.
+    that it gets a row with the reason. Raises FileNotFoundError if a pattern matches nothing.
     """
     files: dict[str, str] = {}
     for pattern in map(os.path.expanduser, patterns):
@@ -113,14 +107,8 @@ def open_media(path: str, n_frames: int, *, threads: int = 0) -> Iterator[Frame]
     """Yield evenly spaced frames of an image (one), an animated image or a video.
 
     What the file is says its content, not its name. Of a JPEG over MAX_PIXELS the frame is 1/2,
-    1/4 or 1/8 as large as stored.
-
-    Args:
-        path: file.
-        n_frames: frames wanted of a video or an animation; 0 means all.
-        threads: of the video decoder; 0: as many as FFmpeg thinks fit.
-    Raises:
-        ValueError: the file cannot be judged; names it and says why.
+    1/4 or 1/8 as large as stored. `n_frames` and `threads` as for `sample_frames`; raises
+    ValueError that names the file and says why it cannot be judged.
     """
     try:
         mode = os.stat(path).st_mode
@@ -150,17 +138,13 @@ def is_image(path: str) -> bool:
     except DecompressionBombError:
         return True
     except UNREADABLE:
-        # A broken image is told as one; anything else is left to the video decoder.
-        return path.lower().endswith(IMAGE_SUFFIXES) and not _looks_like_a_video(path)
-
-
-def _looks_like_a_video(path: str) -> bool:
-    with open(path, "rb") as file:
+        if not path.lower().endswith(IMAGE_SUFFIXES):
+            return False  # left to the video decoder
+    with open(path, "rb") as file:  # a broken image, which is told as one; or a video
         head = file.read(12)
     matroska, flash, transport = b"\x1aE\xdf\xa3", b"FLV", b"\x47"
-    return head[4:8] in (b"ftyp", b"moov", b"mdat") or (
-        head.startswith((matroska, flash, transport, b"\x00\x00\x01")) or head[8:12] == b"AVI "
-    )
+    video = head[4:8] in (b"ftyp", b"moov", b"mdat") or head[8:12] == b"AVI "
+    return not (video or head.startswith((matroska, flash, transport, b"\x00\x00\x01")))
 
 
 @cache
@@ -195,11 +179,8 @@ def load_crop(path: str | Path) -> Image.Image:
 def read_image(file: str | Path | BinaryIO) -> Image.Image:
     """The pixels of an image as every road sees them (`to_rgb`), of an animation the first frame.
 
-    Args:
-        file: a path, or an open binary file such as `BytesIO`. A JPEG over MAX_PIXELS is read at
-            1/2, 1/4 or 1/8.
-    Raises:
-        ValueError: it cannot be read as an image, or has too many pixels; names it.
+    A JPEG over MAX_PIXELS is read at 1/2, 1/4 or 1/8. Raises ValueError that names the file if it
+    cannot be read as an image or has too many pixels.
     """
     with _opened(file) as image:
         return to_rgb(image)
@@ -287,16 +268,13 @@ def sample_frames(
 
     They are the very frames of decoding everything, but for a few of a long video little else is
     decoded. A file that is cut short gives frames spread over the part that is there. Frames are
-    upright as displayed (rotated if the file says so); pixels are not made square.
+    upright as displayed (rotated if the file says so); pixels are not made square. Raises as
+    `open_video` does, and ValueError if no frame can be decoded.
 
     Args:
-        path: video file.
         n_frames: number of frames wanted; 0 means all.
         at: rising frame numbers from 0 instead; those past the end are left out.
         threads: of the decoder; 0: as many as FFmpeg thinks fit.
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file holds no video stream or no frame that can be decoded.
     """
     packets = list_packets(path)
     wanted = evenly_spaced(packets.n_frames, n_frames)
@@ -354,18 +332,17 @@ def write_video(
 
     The same frames give the same bytes, on any number of cores. An odd width or height is made
     even by repeating the last column or row, because yuv420p halves both. `path` is replaced only
-    once the whole video is written.
+    once the whole video is written. Raises ValueError for no frame at all, a frame of another size
+    or type, or no H.264 encoder.
 
     Args:
-        path: file to write; its suffix (`.mp4`) names the container.
+        path: its suffix (`.mp4`) names the container.
         frames: images of one size, each uint8 of shape (height, width, 3), RGB.
         fps: frames a second, above 0.
         crf: quality, 0 (lossless) to 51.
         preset: how hard the encoder tries to make it small, "ultrafast" to "veryslow".
         sound_from: file whose first audio stream is copied as it is, cut where the frames end;
             where it has none that can be read and that the container holds, the video is silent.
-    Raises:
-        ValueError: no frame at all, a frame of another size or type, or no H.264 encoder.
     """
     path = Path(path)
     if not fps > 0:
@@ -375,10 +352,10 @@ def write_video(
             "this build of FFmpeg has no libx264; PyAV's own wheel has: pip install av"
         )
     # BT.601 is what both ends assume where nothing is said; saying it keeps players from guessing.
-    options = {"colorspace": "smpte170m", "color_range": "tv", "threads": str(ENCODER_THREADS)}
-    # Macroblock trees gave other bytes from one run to the next for videos of a few frames, on a
-    # processor with AVX-512.
-    options |= {"crf": str(crf), "preset": preset, "x264-params": "mbtree=0"}
+    options = {"colorspace": "smpte170m", "color_range": "tv", "crf": str(crf), "preset": preset}
+    # x264 writes other bytes for another number of threads, so that is fixed; with macroblock trees
+    # they differed from one run to the next, for short videos on a CPU with AVX-512.
+    options |= {"threads": "2", "x264-params": "mbtree=0"}
     flags = {"movflags": "+faststart"} if path.suffix.lower() in {".mp4", ".mov", ".m4v"} else {}
     images = iter(frames)
     first = next(images, None)

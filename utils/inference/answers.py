@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
 from operator import itemgetter
@@ -45,16 +44,14 @@ def predict(
 ) -> Answer:
     """Judge one image or video: `print(predict("clip.mp4"))`.
 
+    The answer has its reason where it is UNSURE, also if the file cannot be read. Raises
+    FileNotFoundError if there is no model.
+
     Args:
-        path: an image or a video.
         model: folder of 03 and 04; "" looks in OUTPUT and in attached inputs. For many files pass
             a `Judge`, or use `judge_files`.
         frames_per_video: evenly spaced frames that are searched for faces; 0 means all.
         device: "auto", "cpu" or "cuda".
-    Returns:
-        The answer, with its reason where it is UNSURE, also if the file cannot be read.
-    Raises:
-        FileNotFoundError: there is no model.
     """
     if not isinstance(model, Judge):
         model = load_judge(find_model(model), device=get_device(device))
@@ -79,38 +76,26 @@ def choose_inputs(
     named = collect_inputs(inputs), collect_inputs(crops)
     if any(named):
         return named
-    if not bring(["index.csv"], output):
-        return collect_inputs(_attached_media())[:n], []
-    return held_out_examples(read_table(output, "index.csv"), data, output, n=n, seed=seed)
-
-
-def _attached_media() -> list[str]:
-    """Attached inputs with images or videos: what 05 judges beside a model that comes alone."""
+    if bring(["index.csv"], output):
+        return held_out_examples(read_table(output, "index.csv"), data, output, n=n, seed=seed)
     suffixes = IMAGE_SUFFIXES + VIDEO_SUFFIXES
-    found = [
-        str(root)
-        for root in input_roots()
-        if any(path.suffix.lower() in suffixes for path in root.rglob("*"))
-    ]
+    roots = input_roots()
+    found = [str(r) for r in roots if any(p.suffix.lower() in suffixes for p in r.rglob("*"))]
     if not found:
         raise FileNotFoundError(
             "nothing to judge: name files in INPUTS, attach a data set with images or videos, or, "
             "for held-out examples, the output of 04_evaluate"
         )
-    return found
+    return collect_inputs(found)[:n], []
 
 
 def held_out_examples(
     index: pd.DataFrame, data: str, output: str | Path, *, n: int, seed: int = 0
 ) -> tuple[list[str], list[str]]:
-    """Paths of up to `n` raw videos and up to `n` crops of the test split.
+    """Paths of up to `n` raw videos and up to `n` crops of the test split, drawn by chance.
 
-    Args:
-        index: of index.csv.
-        data: folder of the raw videos or of the crops that the index was made from, or "".
-        output: where 00 may have written the crops.
-        n: how many of each, drawn at random.
-        seed: of the draw.
+    `data` is the folder of the raw videos or of the crops that the index was made from, or "";
+    `output` is where 00 may have written the crops.
     """
     test = index[index["split"] == "test"]
     crops = test.sample(min(n, len(test)), random_state=seed)
@@ -143,7 +128,6 @@ def judge_files(
         workers: processes; 1: this one alone, which still works at several files at once; 0: this
             one on a GPU and for fewer than MANY files, else one a core.
         scheduler: address of a Dask scheduler whose workers do the work instead.
-        progress: show a bar over the files.
     Returns:
         One answer a file: the inputs, then the crops.
     Raises:
@@ -174,25 +158,23 @@ def _judge_here(judge: Judge, work: Sequence[_Work], frames_per_video: int) -> I
     cores = os.cpu_count() or 1
     at_once = min(max(fewest, min(most, cores)), len(work))
     if at_once < 2:
-        yield from ((n, judge_file(judge, p, frames_per_video=frames_per_video, cropped=c))
-                    for n, p, c in work)  # fmt: skip
+        yield from map(partial(_judge_one, judge, frames_per_video, 0), work)
         return
     # No more threads within than cores that no file keeps busy: they would fight for them.
     judge_one = partial(_judge_one, judge, frames_per_video, max(1, cores // at_once))
-    set_threads = torch.set_num_threads  # of the thread that calls it
-    with _torch_threads(1), ThreadPoolExecutor(at_once, "judge", set_threads, (1,)) as pool:
-        # Large ones first: a large one at the end would keep one core busy and the others waiting.
-        largest_first = sorted(work, key=lambda item: -_size(item[1]))
-        futures = [pool.submit(judge_one, item) for item in largest_first]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _size(path: str) -> int:
-    return os.path.getsize(path) if os.path.exists(path) else 0
+    # Large ones first: a large one at the end would keep one core busy and the others waiting.
+    sizes = {p: os.path.getsize(p) if os.path.exists(p) else 0 for _, p, _ in work}
+    largest_first = sorted(work, key=lambda item: -sizes[item[1]])
+    # One thread of torch a file, or they would fight for the cores; set for the thread that calls.
+    before, set_threads = torch.get_num_threads(), torch.set_num_threads
+    set_threads(1)
+    pool = ThreadPoolExecutor(at_once, "judge", set_threads, (1,))
+    try:
+        for future in as_completed([pool.submit(judge_one, item) for item in largest_first]):
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        set_threads(before)
 
 
 def _judge_one(judge: Judge, frames_per_video: int, threads: int, item: _Work) -> _Result:
@@ -224,48 +206,30 @@ def _lost(judge: Judge, item: _Work) -> _Result:
     return number, unjudged(judge, path, reason)
 
 
-@contextmanager
-def _torch_threads(n: int) -> Iterator[None]:
-    """Give each of several files one thread of torch, so that they do not fight for the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def answer_tables(answers: Sequence[Answer]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The tables of inference.csv (a row a face) and of verdicts.csv (a row an input).
 
     An input is named by its bare file name where that is unique, and by as much of its path as it
     takes to tell two inputs apart where it is not. Faces have `person_score` and `note` too.
     """
-    names = short_names([answer.input for answer in answers])
-    rows = [(name, *answer.row()[1:]) for name, answer in zip(names, answers, strict=True)]
+    rows, faces = [], []
+    for name, a in zip(short_names([answer.input for answer in answers]), answers, strict=True):
+        rows.append((name, len(a.faces), a.n_people, a.score, a.decision, a.reason))
+        if len(a.faces):
+            people = a.people.set_index("track").rename(columns={"score": "person_score"})
+            told = a.faces.drop(columns="logit").assign(input=name)
+            faces.append(told.join(people[["person_score", "note"]], on="track"))
     verdicts = pd.DataFrame(rows, columns=ARTIFACTS["verdicts.csv"].columns)
-    faces = [_with_people(a).assign(input=name) for name, a in zip(names, answers) if len(a.faces)]
     if not faces:
         return pd.DataFrame(columns=ARTIFACTS["inference.csv"].columns), verdicts
     return pd.concat(faces, ignore_index=True), verdicts
 
 
-def _with_people(answer: Answer) -> pd.DataFrame:
-    people = answer.people.set_index("track")
-    faces = answer.faces.drop(columns="logit")
-    return faces.assign(
-        person_score=faces["track"].map(people["score"]), note=faces["track"].map(people["note"])
-    )
-
-
 def submission(verdicts: pd.DataFrame, *, clip: Sequence[float] = CLIP) -> pd.DataFrame:
     """`filename,label` for every input once; label is P(FAKE) within `clip`.
 
-    Args:
-        verdicts: of `answer_tables`; an input that could not be judged has the training prior.
-        clip: lowest and highest label.
-    Raises:
-        ValueError: `clip` is not two rising numbers within 0 and 1.
+    An input that could not be judged has the training prior. Raises ValueError if `clip` is not two
+    rising numbers within 0 and 1.
     """
     if len(clip) != 2 or not 0 <= clip[0] <= clip[1] <= 1:
         raise ValueError(f"CLIP is {clip}; it must be two rising numbers within 0 and 1")

@@ -35,19 +35,12 @@ FACE_COLUMNS = [*ARTIFACTS["inference.csv"].columns, *FACE_FACTS, "logit"]
 
 @dataclass(frozen=True)
 class Judge:
-    """A model with all that it takes to judge a file as it was evaluated.
+    """A model with all that it takes to judge a file as it was evaluated."""
 
-    Attributes:
-        scorer: the model; its folder is where other processes load it from.
-        detector: the face detector that cut the training crops.
-        recipe: how it cut them.
-        decision: chosen on val.
-    """
-
-    scorer: Scorer
-    detector: Any
-    recipe: CropRecipe
-    decision: Decision
+    scorer: Scorer  # its folder is where other processes load the model from
+    detector: Any  # that cut the training crops
+    recipe: CropRecipe  # how it cut them
+    decision: Decision  # chosen on val
 
     @property
     def prior(self) -> float:
@@ -58,9 +51,7 @@ class Judge:
 def load_judge(folder: str | Path, *, device: torch.device) -> Judge:
     """Load a model folder with its decision rule and its crop recipe.
 
-    Raises:
-        FileNotFoundError: the folder holds no model.
-        ValueError: it is no model of this kind.
+    Raises FileNotFoundError if the folder holds no model, ValueError if none of this kind.
     """
     scorer = load_scorer(folder, device=device)
     recipe = CropRecipe.from_dict(scorer.facts.get("crop_recipe", {}))
@@ -71,24 +62,17 @@ def load_judge(folder: str | Path, *, device: torch.device) -> Judge:
 class Answer:
     """What is said about one file; `print` it, or `str` it, for a person.
 
-    Attributes:
-        input: the file.
-        decision: REAL, FAKE or UNSURE.
-        score: calibrated P(FAKE), in [0, 1]; the training prior where no face could be judged.
-        reason: why UNSURE, or who decided.
-        faces: one row a face: the columns of inference.csv, then `probability` (of being a face),
-            `side` (pixels where it was cut), `focus` and `logit`.
-        people: one row a person, of `Decision.find_people`.
-        cropped: the file was a face crop already.
+    `faces` has a row a face: the columns of inference.csv, then `probability` (of being a face),
+    `side` (pixels where it was cut), `focus` and `logit`.
     """
 
     input: str
-    decision: str
-    score: float
-    reason: str
+    decision: str  # REAL, FAKE or UNSURE
+    score: float  # calibrated P(FAKE), in [0, 1]; the training prior where no face could be judged
+    reason: str  # why UNSURE, or who decided
     faces: pd.DataFrame = field(repr=False)
-    people: pd.DataFrame = field(repr=False)
-    cropped: bool = False
+    people: pd.DataFrame = field(repr=False)  # a row a person, of `Decision.find_people`
+    cropped: bool = False  # the file was a face crop already
 
     def __str__(self) -> str:
         name = printable(self.input)
@@ -104,11 +88,6 @@ class Answer:
     def n_people(self) -> int:
         """How many people decided."""
         return int(self.people["decides"].sum())
-
-    def row(self) -> tuple[str, int, int, float, str, str]:
-        """The row of verdicts.csv."""
-        n_faces = len(self.faces)
-        return (self.input, n_faces, self.n_people, self.score, self.decision, self.reason)
 
 
 def printable(text: str) -> str:
@@ -126,15 +105,13 @@ def judge_file(
 ) -> Answer:
     """Score every face of one image or video and answer for the whole.
 
+    A file that cannot be judged has the training prior, UNSURE, and the reason.
+
     Args:
-        judge: of `load_judge`.
-        path: an image or a video.
         frames_per_video: evenly spaced frames that are searched for faces; 0 means all.
         cropped: the image is a face crop already, so it is scored as it is.
         threads: of the video decoder; 0: as many as FFmpeg thinks fit; 1: no work at the same
             time, for callers who judge several files at once.
-    Returns:
-        The answer. A file that cannot be judged has the training prior, UNSURE, and the reason.
     """
     try:
         frames = open_media(path, frames_per_video, threads=threads)
@@ -165,13 +142,17 @@ def _score_faces(
     logits: list[np.ndarray] = []
     spare: list[Image.Image] = []  # a few frames, for the case that none has a face
     linker = Linker()
-    for (number, seconds, image), faces in _cut(judge, frames, cropped):
+    for number, seconds, image in frames:
+        if cropped:
+            faces = [Face((0.0, 0.0, float(image.width), float(image.height)), 1.0, image)]
+        else:
+            faces = cut_faces(judge.detector, image, judge.recipe)
         looks = [look(face.crop) for face in faces]
         tracks = linker.link([face.box for face in faces], looks)
         for face, track in zip(faces, tracks, strict=True):
-            # How large a face was before it was cut is not known of a crop.
-            side = judge.recipe.image_size if cropped else None
-            side = side or face_side(face.box, image.size, judge.recipe)
+            side = face_side(face.box, image.size, judge.recipe)
+            if cropped:  # how large it was before it was cut is not known
+                side = judge.recipe.image_size
             facts = (face.probability, side, focus(face.crop))
             rows.append((path, number, seconds, track, *face.box, *facts))
             crops.append(face.crop)
@@ -187,18 +168,6 @@ def _score_faces(
     table["logit"] = np.concatenate(logits)
     table["score"] = judge.decision.score(table["logit"])
     return table[FACE_COLUMNS], ""
-
-
-def _cut(
-    judge: Judge, frames: Iterator[Frame], cropped: bool
-) -> Iterator[tuple[Frame, list[Face]]]:
-    for frame in frames:
-        image = frame[2]
-        if cropped:
-            whole = (0.0, 0.0, float(image.width), float(image.height))
-            yield frame, [Face(whole, 1.0, image)]
-        else:
-            yield frame, cut_faces(judge.detector, image, judge.recipe)
 
 
 def _why_no_face(judge: Judge, images: list[Image.Image]) -> str:
@@ -220,28 +189,18 @@ def _why_no_face(judge: Judge, images: list[Image.Image]) -> str:
 
 
 def recut(
-    judge: Judge,
-    answer: Answer,
-    faces: pd.DataFrame,
-    *,
-    frames_per_video: int,
-    cropped: bool = False,
+    judge: Judge, answer: Answer, faces: pd.DataFrame, *, frames_per_video: int
 ) -> list[Image.Image]:
-    """The crops of some rows of `answer.faces` again, to be looked at: they are not kept.
+    """The crops of some rows of `answer.faces` again, in order, to be looked at: none are kept.
 
-    Args:
-        judge: that gave the answer.
-        answer: of `judge_file`.
-        faces: rows of `answer.faces`.
-        frames_per_video, cropped: as then.
-    Returns:
-        One crop a row, in order.
+    Judge and `frames_per_video` are those that gave the answer.
     """
-    found: dict[int, list[Face]] = {}
     wanted = set(faces["frame"])
-    frames = (f for f in open_media(answer.input, frames_per_video) if f[0] in wanted)
-    for (number, _, _), cut in _cut(judge, frames, cropped):
-        found[number] = cut
+    found = {
+        number: cut_faces(judge.detector, image, judge.recipe)
+        for number, _, image in open_media(answer.input, frames_per_video)
+        if number in wanted
+    }
 
     def crop(row: Any) -> Image.Image:
         # The nearest: other numbers of threads change the last digits of the boxes.

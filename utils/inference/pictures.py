@@ -32,25 +32,16 @@ RATES = (1.0, 60.0)
 
 @dataclass(frozen=True)
 class Pictures:
-    """What answers look like.
-
-    Attributes:
-        judge: that gave them.
-        answers: of `judge_files`.
-        frames_per_video: as when they were judged.
-    """
+    """What answers look like; judge and `frames_per_video` are those that gave them."""
 
     judge: Judge
     answers: Sequence[Answer]
     frames_per_video: int
 
     def choose(self, n: int) -> dict[str, Answer]:
-        """`n` files in which faces were found, of the highest and the lowest score in turn.
+        """`n` files (-1: all) in which faces were found, the highest and the lowest score in turn.
 
-        Args:
-            n: -1 for all.
-        Returns:
-            A name for files to its answer.
+        Gives a name for files to its answer.
         """
         names = file_names(short_names([answer.input for answer in self.answers]))
         judged = [
@@ -64,10 +55,10 @@ class Pictures:
         high, low = judged[: -(-n // 2)], judged[-(-n // 2) :][::-1][: n // 2]
         return dict(item for pair in zip_longest(high, low) for item in pair if item is not None)
 
-    def crops(self, *, n: int = 24) -> Iterator[tuple[str, Figure | None]]:
-        """Up to `n` face crops with their answers, by score; yields "faces" and the figure."""
+    def crops(self) -> Iterator[tuple[str, Figure | None]]:
+        """Up to 24 face crops with their answers, by score; yields "faces" and the figure."""
         judged = [answer for answer in self.answers if answer.cropped and len(answer.faces)]
-        judged = sorted(judged, key=lambda answer: answer.score)[:n]
+        judged = sorted(judged, key=lambda answer: answer.score)[:24]
         if not judged:
             yield "faces", None
             return
@@ -82,10 +73,7 @@ class Pictures:
     def timelines(self, *, n: int) -> Iterator[tuple[str, Figure]]:
         """Score over time, a line a person, with crops at the peaks; of what has several frames.
 
-        Args:
-            n: of `choose`.
-        Yields:
-            `<name>.timeline` and its figure.
+        Yields `<name>.timeline` and its figure for each file of `choose`.
         """
         for name, answer in self.choose(n).items():
             if answer.faces["frame"].nunique() < 2:
@@ -106,13 +94,9 @@ class Pictures:
             yield f"{name}.timeline", ax.figure  # type: ignore[misc]
 
     def people(self, *, n: int, n_maps: int) -> Iterator[tuple[str, Figure]]:
-        """Contact sheets, a row of crops a person.
+        """Contact sheets, a row of crops a person; the first `n_maps` show heat maps, with captum.
 
-        Args:
-            n: of `choose`.
-            n_maps: how many of them show heat maps, if captum is installed.
-        Yields:
-            `<name>.people` and its figure.
+        Yields `<name>.people` and its figure for each file of `choose`.
         """
         for number, (name, answer) in enumerate(self.choose(n).items()):
             people = _leading(answer)
@@ -139,8 +123,7 @@ class Pictures:
     def annotate(self, folder: Path, *, n: int) -> list[Path]:
         """Write annotated copies: `<name>.mp4` of videos and animations, `<name>.png` of pictures.
 
-        Raises:
-            ValueError: a file cannot be read.
+        Raises ValueError if a file cannot be read.
         """
         made = []
         for name, answer in self.choose(n).items():
@@ -175,8 +158,7 @@ def _leading(answer: Answer) -> pd.DataFrame:
 def peak_rows(faces: pd.DataFrame, people: pd.DataFrame, *, n: int) -> pd.Series:
     """The most telling faces: of each of `n` equal parts of a person's time, the highest score.
 
-    Returns:
-        Positions in `faces`, by time, for each track that is in `people`.
+    Gives positions in `faces`, by time, for each track that is in `people`.
     """
     placed = faces.assign(position=range(len(faces)))
     chosen = {}
@@ -192,13 +174,9 @@ def boxes_between(faces: pd.DataFrame, *, step: float) -> dict[int, pd.DataFrame
     """Per person, where the box and the score bend: lines between them give every frame.
 
     A box stands still for half a step before its person is first seen and after it is last seen;
-    between two sightings more than MAX_GAP steps apart the person counts as gone.
-
-    Args:
-        faces: `frame, track, x1, y1, x2, y2, score`.
-        step: frames from one sampled frame to the next.
-    Returns:
-        For each track the columns `frame, x1, y1, x2, y2, score`, frames rising; NaN while gone.
+    between two sightings more than MAX_GAP steps apart the person counts as gone. `step` is how
+    many frames lie from one sampled frame to the next. Gives for each track the columns `frame, x1,
+    y1, x2, y2, score`, frames rising; NaN while gone.
     """
     bends = {}
     for track, seen in faces.groupby("track"):
@@ -220,13 +198,8 @@ def annotate_video(answer: Answer, path: str | Path) -> Path:
     """Draw the answer into a copy of the video: boxes, people, scores; its sound is kept.
 
     Boxes are interpolated between the frames that were judged. Frames come at the mean rate of
-    the video whatever their own times are, so that sound and pictures stay together.
-
-    Args:
-        answer: of `judge_file`, with faces or without.
-        path: .mp4 to write.
-    Raises:
-        ValueError: the video cannot be read.
+    the video whatever their own times are, so that sound and pictures stay together. Raises
+    ValueError if the video cannot be read.
     """
     info = None if is_image(answer.input) else probe(answer.input)
     fps = float(np.clip(info.fps if info else 10.0, *RATES))
@@ -266,50 +239,36 @@ def _drawn(answer: Answer, frames: Iterator[Frame]) -> Iterator[tuple[int, float
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         canvas = image.resize(size, Image.Resampling.BILINEAR) if scale < 1 else image
         pen = ImageDraw.Draw(canvas)
-        font = ImageFont.load_default(max(13, min(size) // 24))
+        pen.font = ImageFont.load_default(max(13, min(size) // 24))
         for track, bend in bends.items():
             now = [np.interp(number, bend["frame"], bend[c], np.nan, np.nan) for c in bend][1:]
             if np.isfinite(now).all():
                 corners, score = np.array(now[:4]) * scale, now[4]
                 who = people.loc[track]
                 label = f"person {track}: {who['decision']} {who['score']:.2f}, now {score:.2f}"
-                _draw_box(pen, corners, label, who["decision"], font, size)
+                _draw_box(pen, size, corners, label, COLORS.get(who["decision"], MUTED))
         verdict = f" {answer.decision}  P(FAKE) {answer.score:.2f} "
         if answer.faces.empty:
             verdict = " UNSURE  not judged "
-        _draw_label(pen, (0, 0), verdict, answer.decision, font)
+        _draw_label(pen, 0, 0, verdict, COLORS.get(answer.decision, MUTED))
         yield number, time_s, np.asarray(canvas)
 
 
 def _draw_box(
-    pen: ImageDraw.ImageDraw,
-    corners: np.ndarray,
-    label: str,
-    decision: str,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    size: tuple[int, int],
+    pen: ImageDraw.ImageDraw, size: tuple[int, int], corners: np.ndarray, label: str, color: str
 ) -> None:
     x1, y1, x2, y2 = corners.tolist()
     if x2 <= x1 or y2 <= y1:
         return
-    pen.rectangle(
-        (x1, y1, x2, y2), outline=COLORS.get(decision, MUTED), width=max(2, size[1] // 240)
-    )
-    left, _, right, bottom = pen.textbbox((0, 0), label, font=font)
+    pen.rectangle((x1, y1, x2, y2), outline=color, width=max(2, size[1] // 240))
+    left, _, right, bottom = pen.textbbox((0, 0), label)
     x = max(0, min(x1, size[0] - (right - left) - 8))
     y = y1 - bottom - 6 if y1 - bottom - 6 > bottom + 6 else min(y2 + 2, size[1] - bottom - 6)
-    _draw_label(pen, (x, y), label, decision, font)
+    _draw_label(pen, x, y, label, color)
 
 
-def _draw_label(
-    pen: ImageDraw.ImageDraw,
-    place: tuple[float, float],
-    text: str,
-    decision: str,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-) -> None:
+def _draw_label(pen: ImageDraw.ImageDraw, x: float, y: float, text: str, color: str) -> None:
     """White on the colour of the answer, which the text says too."""
-    x, y = place
-    _, _, right, bottom = pen.textbbox((x + 4, y + 2), text, font=font)
-    pen.rectangle((x, y, right + 4, bottom + 3), fill=COLORS.get(decision, MUTED))
-    pen.text((x + 4, y + 2), text, fill="white", font=font)
+    _, _, right, bottom = pen.textbbox((x + 4, y + 2), text)
+    pen.rectangle((x, y, right + 4, bottom + 3), fill=color)
+    pen.text((x + 4, y + 2), text, fill="white")
