@@ -191,7 +191,7 @@ def fit(
     )
     progress = progress if is_first() else False
     hidden = None if progress is None else not progress
-    with tqdm(unit="batch", leave=False, disable=hidden) as bar:
+    with tqdm(desc="train", unit="batch", leave=False, disable=hidden) as bar:
 
         def show(kind: str, facts: dict[str, Any]) -> None:
             if kind == "step":
