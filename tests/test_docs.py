@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.parameters import notebook_parameters
+from tools.parameters import checked_parameters, notebook_parameters, parse_overrides
 from tools.run import NOTEBOOKS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,6 +32,57 @@ def test_every_make_target_exists(page):
 def test_every_parameter_of_a_notebook_exists(page):
     for notebook, name in re.findall(r"\b(\d\d_[a-z_]+)\.([A-Z_]+)\b", page.read_text()):
         assert name in notebook_parameters(ROOT / "notebooks" / f"{notebook}.ipynb")
+
+
+@each_page
+def test_every_anchor_leads_to_a_heading(page):
+    for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text(encoding="utf-8")):
+        text = ((page.parent / target) if target else page).read_text(encoding="utf-8")
+        headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+        assert anchor in [re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings]
+
+
+def examples():
+    """What the pages say that SET and --set take: (page, text)."""
+    wanted = re.compile(r'(?:SET=|--set )"([^"]+)"')
+    return [(page.stem, text) for page in PAGES for text in wanted.findall(page.read_text())]
+
+
+@pytest.mark.parametrize(("page", "text"), examples())
+def test_every_example_of_set_is_accepted(page, text):
+    overrides = parse_overrides(text)
+    assert overrides
+    for notebook, values in overrides.items():
+        assert checked_parameters(ROOT / "notebooks" / f"{notebook}.ipynb", values)
+
+
+def test_there_are_examples_of_set():
+    assert {"README", "headless", "resume"} <= {page for page, _ in examples()}
+
+
+def everyday_changes():
+    """The rows of the table in `docs/contribute.md`: change, where, as."""
+    lines = (ROOT / "docs" / "contribute.md").read_text(encoding="utf-8").splitlines()
+    begin = next(i for i, line in enumerate(lines) if line.startswith("| change |"))
+    rows = [line.strip("| ").split(" | ") for line in lines[begin + 2 : lines.index("", begin)]]
+    return [pytest.param(*row, id=row[0]) for row in rows]
+
+
+def test_there_are_ten_everyday_changes():
+    assert len(everyday_changes()) == 10
+
+
+@pytest.mark.parametrize(("change", "where", "how"), everyday_changes())
+def test_a_change_goes_where_the_page_says(change, where, how):
+    """Files exist, and the names beside them stand in them."""
+    named = re.findall(r"`([^`]+)`", f"{where} {how}")
+    paths = [name for name in named if (ROOT / name).is_file()]
+    assert paths
+    assert [name for name in named if "/" in name and name not in paths and "=" not in name] == []
+    text = "".join((ROOT / path).read_text(encoding="utf-8") for path in paths)
+    code = [name for name in named if re.fullmatch(r"[\w.]+", name) and ".json" not in name]
+    parts = {part for name in code for part in name.split(".")}
+    assert {part for part in parts if not re.search(rf"\b{part}\b", text)} == set()
 
 
 def test_readme_links_to_every_page():

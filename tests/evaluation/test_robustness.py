@@ -10,10 +10,16 @@ import torch
 from PIL import Image
 
 from utils.evaluation import robustness
-from utils.evaluation.robustness import CORRUPTIONS, choose_crops, column, conditions, corrupt
-from utils.stats.decisions import choose_decision
-
-IMAGES = ("jpeg", "blur", "downscale", "noise", "darker", "brighter", "contrast")
+from utils.evaluation.robustness import (
+    CORRUPTIONS,
+    choose_crops,
+    column,
+    conditions,
+    corrupt,
+    stress,
+)
+from utils.model.scoring import Scorer
+from utils.stats.decisions import Decision, choose_decision
 
 
 def draw_crop(side=160, seed=0):
@@ -69,7 +75,8 @@ def test_brightness_and_contrast_by_hand():
 def test_a_severer_corruption_changes_more_and_keeps_the_size(name):
     crops = [draw_crop(seed=k) for k in range(3)]
     changes = []
-    for severity in CORRUPTIONS[name]:
+    _, severities = CORRUPTIONS[name]
+    for severity in severities:
         found = corrupt(crops, name, severity)
         assert [image.shape for image in found] == [crop.shape for crop in crops]
         assert all(image.dtype == np.uint8 for image in found)
@@ -108,40 +115,98 @@ def test_crops_are_chosen_by_whole_sources_within_the_limit():
     assert choose_crops(rows, max_crops=1, frames=3, seed=0)["source"].nunique() == 1
 
 
-def test_logits_come_back_to_the_rows_and_conditions_that_they_belong_to(tmp_path):
+class MeanGrey(torch.nn.Module):
+    """The logit of FAKE is the mean grey, 0 to 255."""
+
+    pretrained_cfg = {"input_size": (3, 8, 8), "mean": (0, 0, 0), "std": (1, 1, 1)}  # noqa: RUF012
+
+    def forward(self, images):
+        grey = 255 * images.mean(dim=(1, 2, 3))
+        return torch.stack([torch.zeros_like(grey), grey], dim=1)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_logits_come_back_to_the_rows_and_conditions_that_they_belong_to(
+    evaluate, tmp_path, num_workers
+):
     rows = draw_rows(sources=2, frames=3).sample(frac=1, random_state=0)
-    paths = []
     for i, name in enumerate(rows["path"]):
         Image.new("RGB", (32, 32), (10 * (i + 1),) * 3).save(tmp_path / name)
-        paths.append(str(tmp_path / name))
-
-    def mean_grey(image):
-        return torch.full((3, 1, 1), float(np.asarray(image).mean()))
-
-    loader, order = robustness.corrupted_loader(rows, paths, mean_grey)
-    found = torch.cat([images[:, 0, 0, 0] for images, _, _ in loader]).numpy()
-    table = robustness.logits_by_condition(found, rows, order).loc[rows.index]
+    rows["file"] = [str(tmp_path / name) for name in rows["path"]]
+    rows["logit"] = 10.0 * np.arange(1, len(rows) + 1)
+    scorer = Scorer(MeanGrey(), device=torch.device("cpu"))
+    decision = Decision(temperature=100.0, threshold=0.65)  # a mean grey of 62
+    ev = evaluate(rows, decision=decision, scorer=scorer)
+    result, table = stress(ev, max_crops=100, frames=0, num_workers=num_workers)
+    table = table.loc[rows.index]
     assert list(table.columns) == [column(*condition) for condition in conditions()]
-    grey = 10.0 * np.arange(1, len(rows) + 1)
+    grey = rows["logit"].to_numpy()
     np.testing.assert_allclose(table["logit_darker_0.5"], grey / 2, atol=0.51)
     np.testing.assert_allclose(table["logit_blur_2"], grey, atol=0.01)
     np.testing.assert_allclose(table["logit_h264_23"], grey, atol=5)
+    # Half as bright, all are called REAL: the rule that was chosen on clean crops stands.
+    assert result["robustness"]["darker"]["0.5"]["balanced_accuracy"]["value"] == 0.5
+    assert result["robustness"]["clean"]["n"] == 4
 
 
-def test_summary_is_flat_for_harmless_conditions_and_falls_to_chance_for_a_fatal_one():
+def test_crops_that_are_not_corrupted_have_no_logits(evaluate, monkeypatch):
+    monkeypatch.setattr(robustness, "_score_corrupted", flat_scores)
+    rows = draw_rows(sources=4, frames=3).assign(logit=0.5)
+    ev = evaluate(rows, decision=Decision())
+    result, table = stress(ev, max_crops=12, frames=2)
+    assert result["robustness"]["clean"] == {**result["robustness"]["clean"], "n": 6, "sources": 3}
+    joined = ev.crops.join(table)
+    assert joined["logit_jpeg_90"].notna().sum() == 12
+
+
+def flat_scores(ev, chosen, num_workers):
+    """Noise takes all that was known, nothing else does anything."""
+    return pd.DataFrame(
+        {
+            column(name, severity): 0.0 if name == "noise" else chosen["logit"]
+            for name, severity in conditions()
+        },
+        index=chosen.index,
+    )
+
+
+def test_nothing_to_corrupt_gives_nothing(evaluate):
+    result, table = stress(evaluate(draw_rows().assign(logit=0.5), decision=Decision()),
+                           max_crops=0, frames=2)  # fmt: skip
+    assert result == {"robustness": {}} and table.empty
+    assert list(table) == [column(*condition) for condition in conditions()]
+
+
+def test_stress_is_flat_for_harmless_conditions_and_falls_to_chance_for_a_fatal_one(
+    evaluate, monkeypatch
+):
+    monkeypatch.setattr(robustness, "_score_corrupted", flat_scores)
     rng = np.random.default_rng(0)
     rows = draw_rows(sources=40, frames=2)
     rows["logit"] = np.where(rows["label"] == "FAKE", 1.0, -1.0) + rng.normal(0, 0.5, len(rows))
-    decision = choose_decision(rows.assign(split="val"))
-    for name, severity in conditions():
-        rows[column(name, severity)] = 0.0 if name == "noise" else rows["logit"]
-    table = robustness.summarise(rows, decision, n_resamples=100)
+    ev = evaluate(rows, decision=choose_decision(rows.assign(split="val")), n_resamples=100)
+    table = stress(ev, max_crops=1000, frames=0)[0]["robustness"]
     assert table["clean"]["n"] == 80 and table["clean"]["sources"] == 40
     assert table["jpeg"]["90"]["roc_auc"] == table["clean"]["roc_auc"]
     assert table["jpeg"]["90"]["drop"] == {"value": 0.0, "low": 0.0, "high": 0.0}
     assert table["noise"]["20"]["roc_auc"]["value"] == 0.5
     clean = table["clean"]["balanced_accuracy"]["value"]
     assert table["noise"]["20"]["drop"]["value"] == pytest.approx(clean - 0.5)
+
+
+def test_who_counts_is_that_of_the_clean_videos_also_where_few_frames_are_left(
+    evaluate, monkeypatch
+):
+    monkeypatch.setattr(robustness, "_score_corrupted", flat_scores)
+    rows = draw_rows(sources=6, frames=11).assign(track=1.0)
+    rows["logit"] = np.where(rows["label"] == "FAKE", 2.0, -2.0)
+    # A visitor passes the middle of every real video and looks most fake.
+    visit = rows[(rows["label"] == "REAL") & (rows["frame"] == 5)]
+    rows = pd.concat([rows, visit.assign(face=2, track=2.0, logit=9.0)], ignore_index=True)
+    ev = evaluate(rows, decision=Decision())
+    table = stress(ev, max_crops=1000, frames=1)[0]["robustness"]
+    assert table["clean"]["roc_auc"]["value"] == 1
+    assert table["jpeg"]["30"]["roc_auc"]["value"] == 1
 
 
 def test_blur_agrees_with_opencv_at_the_reference_side():

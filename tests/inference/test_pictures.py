@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,7 +12,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 
 from tests.faces.test_detection import LEFT, RIGHT, scene
@@ -19,18 +19,15 @@ from tests.faces.test_media import sound
 from tools.predict import main
 from utils.evaluation.explanation import can_explain
 from utils.faces.media import probe, sample_frames, write_video
-from utils.inference.answers import Answer, judge_file, load_judge
+from utils.inference.answers import judge_files
+from utils.inference.judging import Answer, judge_file
 from utils.inference.pictures import (
-    annotate,
+    Pictures,
     annotate_video,
     boxes_between,
-    extremes,
     file_names,
     peak_rows,
-    show_people,
-    show_timeline,
 )
-from utils.model.network import build_model, save_model
 from utils.report.figures import plain, plot_people, plot_timeline, use_theme
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,14 +36,6 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module", autouse=True)
 def theme():
     use_theme()
-
-
-@pytest.fixture(scope="module")
-def judge(tmp_path_factory):
-    torch.manual_seed(0)
-    model = build_model("test_efficientnet", image_size=32, pretrained=False)
-    folder = save_model(model, tmp_path_factory.mktemp("o") / "model", extra={}, card="")
-    return load_judge(folder, device=torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -128,12 +117,14 @@ def test_peaks_are_the_highest_scores_of_each_part_of_a_persons_time():
 
 
 def test_timeline_and_contact_sheet_show_every_person(judge, answer):
-    figure = show_timeline(judge, answer, title="clip", frames_per_video=4)
+    pictures = Pictures(judge, [answer], 4)
+    ((name, figure),) = pictures.timelines(n=-1)
     (ax,) = figure.axes
-    assert ax.get_title(loc="left") == "clip: 2 people"
+    assert name == "clip.timeline" and ax.get_title(loc="left") == "clip: 2 people"
     assert len(ax.artists) == 6  # faces at the peaks
-    sheet = show_people(judge, answer, title="clip", frames_per_video=4)
+    ((name, sheet),) = pictures.people(n=-1, n_maps=0)
     headings = [strip.get_suptitle() for strip in sheet.subfigs]
+    assert name == "clip.people"
     assert [heading.split(",")[0][:9] for heading in headings] == ["Person 1:", "Person 2:"]
     assert sum(bool(ax.images) for strip in sheet.subfigs for ax in strip.axes) == 8
     plt.close("all")
@@ -141,29 +132,68 @@ def test_timeline_and_contact_sheet_show_every_person(judge, answer):
 
 @pytest.mark.skipif(not can_explain(), reason="captum is not installed")
 def test_contact_sheet_with_heat_maps_says_what_they_mean(judge, answer):
-    sheet = show_people(judge, answer, title="clip", frames_per_video=4, with_maps=True)
-    assert sum(bool(ax.images) for strip in sheet.subfigs for ax in strip.axes) == 16
-    assert "not what was manipulated" in sheet.get_supxlabel()
+    again = replace(answer, score=answer.score / 2)  # the second of two has no maps
+    sheets = [sheet for _, sheet in Pictures(judge, [again, answer], 4).people(n=2, n_maps=1)]
+    shown = [sum(bool(ax.images) for s in sheet.subfigs for ax in s.axes) for sheet in sheets]
+    assert shown == [16, 8]
+    assert "not what was manipulated" in sheets[0].get_supxlabel()
     plt.close("all")
 
 
-def test_file_without_a_face_has_no_picture(judge):
-    nothing = judge_file(judge, "missing.mp4")
-    assert show_timeline(judge, nothing, title="", frames_per_video=4) is None
-    assert show_people(judge, nothing, title="", frames_per_video=4) is None
+def test_file_without_a_face_has_no_picture_and_one_of_a_single_frame_no_timeline(judge, tmp_path):
+    Image.fromarray(scene(LEFT)).save(tmp_path / "still.png")
+    answers = [judge_file(judge, "missing.mp4"), judge_file(judge, str(tmp_path / "still.png"))]
+    pictures = Pictures(judge, answers, 4)
+    assert list(pictures.timelines(n=-1)) == []
+    assert [name for name, _ in pictures.people(n=-1, n_maps=0)] == ["still.people"]
+    made = pictures.annotate(tmp_path / "annotated", n=-1)
+    assert [path.name for path in made] == ["still.png"]
+    plt.close("all")
 
 
-def test_extremes_take_turns_from_both_ends():
-    empty = pd.DataFrame()
-    answers = [Answer(str(s), "REAL", s, "", empty, empty) for s in (0.5, 0.9, 0.1, 0.7)]
+def made_answer(path, score, *, n=1, cropped=False):
+    table = faces(track=[1] * n, score=[score] * n, frame=range(n))
+    return Answer(path, "FAKE" if score >= 0.5 else "REAL", score, "", table, table, cropped)
+
+
+def test_files_that_are_shown_take_turns_from_both_ends(judge):
+    answers = [made_answer(f"{s}.mp4", s) for s in (0.5, 0.9, 0.1, 0.7)]
+    answers += [made_answer("none.mp4", 0.99, n=0), made_answer("crop.png", 1.0, cropped=True)]
+    pictures = Pictures(judge, answers, 4)
 
     def scores(n):
-        return [answer.score for answer in extremes(answers, n=n)]
+        return [answer.score for answer in pictures.choose(n).values()]
 
     assert scores(3) == [0.9, 0.1, 0.7]
+    assert scores(4) == [0.9, 0.1, 0.7, 0.5]
     assert sorted(scores(9)) == sorted(scores(-1))
     assert scores(-1) == [0.9, 0.7, 0.5, 0.1]
+    assert scores(1) == [0.9]
     assert scores(0) == []
+
+
+def test_each_file_that_is_shown_has_a_safe_name_of_its_own(judge):
+    paths = ["/x/a/0.mp4", "/x/b/0.mp4", "/x/A_0.avi", "/x/<b>$(rm).mp4"]
+    answers = [made_answer(path, 0.9 - 0.1 * n) for n, path in enumerate(paths)]
+    chosen = Pictures(judge, answers, 4).choose(-1)
+    assert list(chosen) == ["a_0", "b_0", "A_0-2", "b_rm"]
+    assert [answer.input for answer in chosen.values()] == paths
+
+
+def test_crops_are_shown_by_score_with_their_answers(judge, tmp_path, crop):
+    paths = [crop(tmp_path / f"{n}.png", n) for n in range(3)]
+    answers = [made_answer(path, s, cropped=True) for path, s in zip(paths, (0.7, 0.2, 0.9))]
+    answers.append(made_answer("clip.mp4", 0.1))
+    ((name, figure),) = Pictures(judge, answers, 4).crops()
+    titles = [ax.get_title(loc="left") for ax in figure.axes if ax.images]
+    assert name == "faces" and titles == ["REAL 0.20", "FAKE 0.70", "FAKE 0.90"]
+    ((_, fewer),) = Pictures(judge, answers, 4).crops(n=2)
+    assert sum(bool(ax.images) for ax in fewer.axes) == 2
+    for nothing in ([], [made_answer("clip.mp4", 0.1)]):
+        assert list(Pictures(judge, nothing, 4).crops()) == [("faces", None)]
+    (broken,) = judge_files(judge, [], crops=[str(tmp_path / "missing.png")], progress=False)
+    assert list(Pictures(judge, [broken], 4).crops()) == [("faces", None)]
+    plt.close("all")
 
 
 # annotated copies
@@ -182,8 +212,8 @@ def test_boxes_move_evenly_between_sampled_frames_and_end_where_a_person_goes():
     assert at(30) == 80
 
 
-def test_annotated_video_plays_in_browsers_with_its_sound(answer, tmp_path):
-    path = annotate(answer, tmp_path, "clip")
+def test_annotated_video_plays_in_browsers_with_its_sound(judge, answer, tmp_path):
+    (path,) = Pictures(judge, [answer], 4).annotate(tmp_path, n=1)
     assert path == tmp_path / "clip.mp4"
     with av.open(str(path)) as container:
         video, sound = container.streams.video[0], container.streams.audio[0]
@@ -223,12 +253,14 @@ def test_video_of_a_varying_rate_stays_as_long_as_it_is(judge, tmp_path):
 
 def test_picture_and_animation_are_annotated_too(judge, tmp_path):
     Image.fromarray(scene(LEFT)).save(tmp_path / "a.png")
-    still = annotate(judge_file(judge, str(tmp_path / "a.png")), tmp_path, "still")
-    assert Image.open(still).size == (640, 360)
     shots = [Image.fromarray(scene((200 + 9 * i, 170, 150))) for i in range(6)]
     shots[0].save(tmp_path / "a.gif", save_all=True, append_images=shots[1:], duration=100)
-    film = annotate(judge_file(judge, str(tmp_path / "a.gif")), tmp_path, "film")
-    assert film.suffix == ".mp4" and probe(film).n_frames >= 5
+    answers = [judge_file(judge, str(tmp_path / name)) for name in ("a.png", "a.gif")]
+    made = Pictures(judge, answers, 16).annotate(tmp_path / "out", n=-1)
+    still, film = sorted(made, key=lambda path: path.suffix, reverse=True)
+    assert (still.suffix, film.suffix) == (".png", ".mp4") and still.stem != film.stem
+    assert Image.open(still).size == (640, 360)
+    assert probe(film).n_frames >= 5
 
 
 def test_large_video_is_shrunk_and_one_without_faces_says_so(judge, tmp_path):
@@ -244,7 +276,14 @@ def test_large_video_is_shrunk_and_one_without_faces_says_so(judge, tmp_path):
 def test_command_line_prints_answers_and_writes_all_files(judge, clip, tmp_path, capsys):
     Image.fromarray(scene()).save(tmp_path / "wall's $.png")
     inputs = [clip, str(tmp_path / "wall's $.png")]
-    options = ["--model", str(judge.folder), "--output", str(tmp_path / "out"), "--frames", "4"]
+    options = [
+        "--model",
+        str(judge.scorer.folder),
+        "--output",
+        str(tmp_path / "out"),
+        "--frames",
+        "4",
+    ]
     assert main(["--input", repr(inputs), "--device", "cpu", *options]) == 0
     said = capsys.readouterr().out
     assert "clip.mp4: " in said and "of 2 people" in said and "no face found" in said

@@ -10,7 +10,7 @@ import threading
 import pytest
 from PIL import Image
 
-from tests.report.test_report import METRICS
+from tests.report.test_page import METRICS
 from utils.report.page import build_report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)

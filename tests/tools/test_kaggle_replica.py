@@ -8,6 +8,7 @@ import pytest
 
 from tests.kaggle_replica import check
 from tests.kaggle_replica.room import REPOSITORY, Room, can_enclose
+from tools.parameters import checked_parameters
 
 LOOK = """
 import json, os, socket
@@ -55,6 +56,12 @@ def test_without_namespaces_the_copies_look_for_kaggle_in_the_room(tmp_path):
     assert (package / "machine.py").read_text() == f'KAGGLE_INPUT = "{room.folder}/input"'
     assert (room.folder / "tmp" / "in.ipynb").read_text() == f'"{room.folder}/working"'
     assert not (package / "machine.py").stat().st_mode & 0o222
+
+
+@pytest.mark.parametrize("notebook", check.SMALLER)
+def test_what_the_check_makes_smaller_are_parameters(notebook):
+    path = REPOSITORY / "notebooks" / f"{notebook}.ipynb"
+    assert checked_parameters(path, check.SMALLER[notebook]) == check.SMALLER[notebook]
 
 
 def test_the_main_data_set_has_its_four_columns_and_no_more(tmp_path):

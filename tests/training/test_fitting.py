@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from benchmarks.kill_resume import compare, run_until_done
+from utils.faces.media import load_crop
 from utils.model.network import build_model
 from utils.model.scoring import model_transform
 from utils.run.artifacts import ARTIFACTS
@@ -100,7 +101,8 @@ def state_of(output):
 
 
 def val_loss(model, paths, y_val, weight=None):
-    images = torch.stack([model_transform(model)(Image.open(path)) for path in paths])
+    transform = model_transform(model)
+    images = torch.stack([transform(load_crop(path)) for path in paths])
     with torch.inference_mode():
         logits = model.eval()(images)
     weight = weight and torch.tensor(weight)

@@ -14,7 +14,6 @@ from typing import Any
 import cv2
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from utils.data.layouts import (
     CROP_LAYOUTS,
@@ -25,7 +24,7 @@ from utils.data.layouts import (
     stem,
 )
 from utils.faces.detection import read_recipe
-from utils.faces.media import IMAGE_SUFFIXES, UNREADABLE, evenly_spaced, to_rgb
+from utils.faces.media import IMAGE_SUFFIXES, evenly_spaced, read_image
 from utils.run.artifacts import CLASSES, check_fields, read_text_csv
 from utils.run.jobs import map_threads
 from utils.run.machine import inside, stable_hash
@@ -286,8 +285,8 @@ def inspect_crops(crops: pd.DataFrame, *, progress: bool = True) -> Kept:
 def _inspect(path: str) -> tuple[Any, ...]:
     try:
         content = Path(path).read_bytes()
-        pixels = np.asarray(to_rgb(Image.open(io.BytesIO(content))))
-    except UNREADABLE as error:
+        pixels = np.asarray(read_image(io.BytesIO(content)))
+    except (OSError, ValueError) as error:
         reason = "truncated image" if "truncated" in str(error).lower() else "unreadable image"
         return (reason, 0, 0, 0, "", *[np.nan] * len(STATISTICS))
     height, width = pixels.shape[:2]

@@ -246,7 +246,7 @@ def worst_errors(ev: Evaluation, *, n: int) -> tuple[pd.DataFrame, list[dict[str
             {
                 "title": f"{video.label} ({method}), judged {video.score:.2f}",
                 "label": video.label,
-                "frames": [(load_crop(path), f"P(FAKE) {score:.2f}") for path, score in shown],
+                "crops": [(load_crop(path), f"P(FAKE) {score:.2f}") for path, score in shown],
                 "neighbours": [
                     (load_crop(pool_paths[i]), f"train: {labels[i]}", labels[i]) for i in near
                 ],

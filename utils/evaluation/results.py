@@ -12,6 +12,7 @@ import pandas as pd
 
 from utils.data.baselines import beside_files
 from utils.data.crops import (
+    STATISTICS,
     crop_paths,
     face_facts,
     image_statistics,
@@ -380,7 +381,7 @@ class Evaluation:
                 raise ValueError(f"EXTRA_DATA: every video of {Path(folder).name} was trained on")
             kept, _ = inspect_crops(spread_frames(crops[~known].reset_index(drop=True), frames))
             kept["file"] = [f"{root}/{path}" for root, path in zip(kept["root"], kept["path"])]
-            kept = _described(kept, face_facts(kept, folder, folder))
+            kept = _described(kept.drop(columns=STATISTICS), face_facts(kept, folder, folder))
             kept["logit"] = self.scorer.score_paths(kept["file"].tolist(), **batches)
             kept = self.decision.score_crops(kept, by=VIDEO)
             name = {
@@ -409,14 +410,14 @@ class Evaluation:
         Returns:
             The content of metrics.json.
         """
-        crops = self.crops.assign(track=self.crops["track"].astype("Int64"))
+        crops = self.crops.astype({"track": "Int64"})
         crops = crops if corrupted is None else crops.join(corrupted)
         write_table(crops.drop(columns=["file", "width", "height"]), output, "predictions.csv")
         write_table(self.videos, output, "video_predictions.csv")
         if extra is not None and len(extra):
             names = [*ARTIFACTS["predictions.csv"].columns, *FACE_FACTS, "dataset"]
             with atomic_path(Path(output) / "extra_predictions.csv") as temporary:
-                extra[names].to_csv(temporary, index=False)
+                extra[names].astype({"track": "Int64"}).to_csv(temporary, index=False)
         keep_model(self.scorer.folder, output)  # the decision travels with its model
         decision, facts = self.decision, self.scorer.facts
         decision.write(output, prior=facts["prior"])

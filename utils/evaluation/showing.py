@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from utils.evaluation.results import Evaluation
 from utils.report.figures import plot_gallery, plot_heat_maps
 from utils.report.score_figures import (
-    METRIC_NAMES,
     plot_calibration,
     plot_confusion,
     plot_history,
@@ -23,7 +22,7 @@ from utils.report.score_figures import (
     plot_score_histogram,
     plot_slices,
 )
-from utils.report.words import interval, number
+from utils.report.words import interval, metric_names, number
 from utils.stats.decisions import Decision
 from utils.stats.metrics import y_true_of
 
@@ -93,7 +92,7 @@ def _scores(head: Mapping[str, Any]) -> dict[str, dict[str, str]]:
             cells[f"{title}: majority"] = number(head["baselines"]["majority"][level].get(name))
         return cells
 
-    return {METRIC_NAMES.get(name, name): row(name) for name in head["video"]}
+    return {title: row(name) for name, title in metric_names(head).items()}
 
 
 def _baselines(parts: Mapping[str, Any]) -> dict[str, dict[str, str]]:
@@ -128,7 +127,7 @@ def _elsewhere(rows: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
         row["tested_on"]: {
             "ROC AUC": number(row["roc_auc"]),
             "95% interval": interval(row["roc_auc"]),
-            **{METRIC_NAMES[name]: number(row[name]) for name in RATES},
+            **{name.replace("_", " "): number(row[name]) for name in RATES},
         }
         for row in rows
     }

@@ -2,14 +2,6 @@
 
 from utils.faces.detection import CropRecipe
 from utils.faces.extraction import extract_faces, find_example, one_face_a_video
-from utils.faces.media import collect_inputs, load_crop, read_image
+from utils.faces.media import load_crop
 
-__all__ = [
-    "CropRecipe",
-    "collect_inputs",
-    "extract_faces",
-    "find_example",
-    "load_crop",
-    "one_face_a_video",
-    "read_image",
-]
+__all__ = ["CropRecipe", "extract_faces", "find_example", "load_crop", "one_face_a_video"]

@@ -325,7 +325,7 @@ def keep_model(folder: str | Path, output: str | Path) -> Path:
         `output / "model"`.
     """
     home = Path(output) / "model"
-    if Path(folder) != home:
+    if Path(folder).resolve() != home.resolve():
         shutil.copytree(folder, home, copy_function=shutil.copyfile, dirs_exist_ok=True)
         home.chmod(home.parent.stat().st_mode)  # the copy of a folder that cannot be written
     return home

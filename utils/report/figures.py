@@ -2,12 +2,13 @@
 
 One theme, one colour a class. REAL is blue and plain, FAKE is vermilion and hatched or dashed, so
 the classes also differ on grey paper and for colour-blind readers. No `plot_` function shows,
-saves or seeds.
+saves or seeds; `ax` is where it draws, the Axes of a new figure if None.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -30,34 +31,41 @@ COLORS = {"REAL": "#0072B2", "FAKE": "#D55E00"}  # Okabe & Ito (2008)
 HATCHES = {"REAL": "", "FAKE": "////"}
 LINES = {"REAL": "-", "FAKE": "--"}
 INK, MUTED, FAINT = "#222222", "#6B6B6B", "#D9D9D9"  # text and data; secondary; grid
+#: A map's colours: for REAL, neither, for FAKE.
+HEAT = LinearSegmentedColormap.from_list("heat", [COLORS["REAL"], "#F2F2F2", COLORS["FAKE"]])
+HEAT_WORDS = (
+    "Heat maps: vermilion parts raise the score for FAKE, blue ones lower it; full colour is the "
+    "strongest place of this file.\nThey show where this network looked, not what was manipulated."
+)
+#: Colour, line and marker of each person; beyond these they repeat.
+LOOKS = [(INK, "-", "o"), ("#009E73", "--", "s"), ("#CC79A7", "-.", "^"), ("#56B4E9", ":", "D")]
+#: People that are named in a legend or get a row of pictures.
+SHOWN = 6
+#: Image, caption and colour of the border; None is a gap.
+Picture = tuple[Any, str, str | None] | None
+#: Heading, its colour, rows of pictures.
+Strip = tuple[str, str, Sequence[Sequence[Picture]]]
 
 
 def use_theme() -> None:
     """Set the one theme of all figures: about 900 px wide in a notebook, sharp when saved."""
     sns.set_theme(
-        context="notebook",
         style="ticks",
         palette=list(COLORS.values()),
+        font_scale=11 / 12,
         rc={
             "figure.figsize": (8, 4.2),
             "figure.dpi": 110,
             "figure.constrained_layout.use": True,
-            "savefig.dpi": 160,
-            "savefig.bbox": "tight",
-            "font.size": 11,
             "axes.titlesize": 12.5,
             "axes.titleweight": "bold",
             "axes.titlelocation": "left",
             "axes.titlepad": 12,
-            "axes.labelsize": 11,
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.grid": True,
-            "axes.axisbelow": True,
             "grid.color": FAINT,
             "grid.linewidth": 0.7,
-            "xtick.labelsize": 10,
-            "ytick.labelsize": 10,
             "legend.frameon": False,
             "hatch.color": "white",
             "hatch.linewidth": 1.2,
@@ -95,43 +103,90 @@ def get_axes(ax: Axes | None, *, figsize: tuple[float, float] = (8, 4.2)) -> Axe
     return plt.subplots(figsize=figsize)[1] if ax is None else ax
 
 
-def legend_above(ax: Axes, *, y: float = 1.0) -> None:
+def legend_above(ax: Axes) -> None:
     """A legend in one row above the right end of the Axes, where no data is."""
-    ax.legend(loc="lower right", bbox_to_anchor=(1, y), ncols=4, borderaxespad=0.2)
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, borderaxespad=0.2)
 
 
-def require_columns(table: pd.DataFrame, *columns: str) -> None:
-    """Raise ValueError that names the columns `table` lacks."""
-    missing = [column for column in columns if column not in table.columns]
-    if missing:
-        raise ValueError(f"The table lacks {missing}; it has {list(table.columns)}.")
+def plain(text: str, length: int = 60) -> str:
+    """A name from the data as matplotlib draws it literally, its middle left out if it is long.
+
+    What the font cannot draw becomes "?".
+    """
+    font = get_font(findfont(FontProperties()))
+    text = "".join(c if c.isprintable() and font.get_char_index(ord(c)) else "?" for c in text)
+    if len(text) > length:
+        text = f"{text[: length // 2 - 1]}…{text[-length // 2 :]}"
+    return text.replace("$", r"\$")
+
+
+def draw_image(ax: Axes, image: Any, title: str, color: str | None) -> None:
+    """One picture without ticks, its border in `color`."""
+    ax.imshow(np.asarray(image), cmap="gray")
+    ax.set(xticks=[], yticks=[])
+    ax.grid(visible=False)
+    for spine in ax.spines.values():
+        spine.set(visible=color is not None, color=color or INK, linewidth=2.5)
+    ax.set_title(title, fontsize=9, fontweight="normal", pad=5)
+
+
+def draw_strips(
+    strips: Sequence[Strip], *, columns: int = 1, across: int = 1, foot: float = 0
+) -> Figure:
+    """Strips of pictures, each under its heading (none where it is empty), 8 inches wide.
+
+    Args:
+        strips: all of the same number of rows.
+        columns: places a row at least; those that are left over stay blank.
+        across: strips beside each other.
+        foot: height of an empty last strip, in inches.
+    Raises:
+        ValueError: no picture.
+    """
+    captions = [picture[1] for _, _, rows in strips for row in rows for picture in row if picture]
+    if not captions:
+        raise ValueError("There is nothing to draw; pass at least one picture.")
+    columns = max(columns, *(len(row) for _, _, rows in strips for row in rows))
+    lines = max(caption.count("\n") + bool(caption) for caption in captions)
+    height = len(strips[0][2]) * (8 / columns / across + 0.19 * lines + 0.08)
+    height += 0.33 * bool(strips[0][0])
+    heights = [height] * -(-len(strips) // across) + [foot] * bool(foot)
+    figure = plt.figure(figsize=(8, sum(heights)), layout="constrained")
+    parts = figure.subfigures(len(heights), across, height_ratios=heights, squeeze=False).flat
+    for part, (heading, color, rows) in zip(parts, strips, strict=False):
+        if heading:
+            part.suptitle(heading, x=0.01, ha="left", fontsize=10.5, fontweight="bold", color=color)
+        axes = part.subplots(len(rows), columns, squeeze=False)
+        for places, pictures in zip(axes, rows, strict=True):
+            for ax, picture in zip_longest(places, pictures):
+                if picture is None:
+                    ax.set_axis_off()
+                else:
+                    draw_image(ax, *picture)
+    return figure
 
 
 def plot_class_balance(index: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Share and number of videos and crops a class, a pair of bars for each data set."""
-    require_columns(index, "dataset", "video", "label")
     videos = index.drop_duplicates(["dataset", "video"])
-    names = list(dict.fromkeys(index["dataset"]))
-    rows = []
-    for name in names:
-        prefix = f"{name}\n" if len(names) > 1 else ""
-        rows.append((f"{prefix}videos", videos.loc[videos["dataset"] == name, "label"]))
-        rows.append((f"{prefix}crops", index.loc[index["dataset"] == name, "label"]))
-    ax = get_axes(ax, figsize=(8, 1.5 + 0.65 * len(rows)))
-    left = np.zeros(len(rows))
+    several = index["dataset"].nunique() > 1
+    bars = {
+        f"{plain(name, 24)}\n{what}" if several else what: rows["label"]
+        for name, crops in index.groupby("dataset", sort=False)
+        for what, rows in (("videos", crops.drop_duplicates("video")), ("crops", crops))
+    }
+    ax = get_axes(ax, figsize=(8, 1.5 + 0.65 * len(bars)))
+    left = np.zeros(len(bars))
     for label in CLASSES:
-        counts = np.array([(labels == label).sum() for _, labels in rows])
-        shares = counts / np.array([max(len(labels), 1) for _, labels in rows])
-        ax.barh(range(len(rows)), shares, left=left, height=0.62, color=COLORS[label],
-                hatch=HATCHES[label], edgecolor="white", label=label)  # fmt: skip
-        for y, (share, count) in enumerate(zip(shares, counts, strict=True)):
-            if share > 0:
-                ax.text(left[y] + share / 2, y, f"{count:,}\n{share:.0%}", ha="center",
-                        va="center", fontsize=9.5, color=INK,
-                        bbox={"boxstyle": "round,pad=0.25", "fc": "white", "ec": "none"},
-                        )  # fmt: skip
+        counts = [int((labels == label).sum()) for labels in bars.values()]
+        shares = [(labels == label).mean() for labels in bars.values()]
+        drawn = ax.barh(range(len(bars)), shares, left=left, height=0.62, color=COLORS[label],
+                        hatch=HATCHES[label], edgecolor="white", label=label)  # fmt: skip
+        texts = [f"{n:,}\n{share:.0%}" if n else "" for n, share in zip(counts, shares)]
+        ax.bar_label(drawn, texts, label_type="center", fontsize=9.5, color=INK,
+                     bbox={"boxstyle": "round,pad=0.25", "fc": "white", "ec": "none"})  # fmt: skip
         left += shares
-    ax.set_yticks(range(len(rows)), [name for name, _ in rows])
+    ax.set_yticks(range(len(bars)), list(bars))
     ax.invert_yaxis()
     ax.set(xlim=(0, 1), xlabel="Share (%)", ylabel="")
     ax.xaxis.set_major_formatter(PercentFormatter(1))
@@ -143,7 +198,6 @@ def plot_class_balance(index: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 def plot_counts_per_video(index: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Crops and frames with a face in each video, by class: quartiles, range and the videos."""
-    require_columns(index, "dataset", "video", "frame", "label")
     videos = index.groupby(["dataset", "video"], sort=False).agg(
         label=("label", "first"), crops=("frame", "size"), frames=("frame", "nunique")
     )
@@ -151,17 +205,17 @@ def plot_counts_per_video(index: pd.DataFrame, *, ax: Axes | None = None) -> Axe
     long["row"] = long["label"] + " " + long["counted"]
     rows = [f"{label} {counted}" for counted in ("crops", "frames") for label in CLASSES]
     ax = get_axes(ax, figsize=(8, 3.8))
-    look: dict[str, Any] = {"x": "count", "y": "row", "order": rows, "hue": "label", "ax": ax,
-                            "palette": COLORS, "legend": False}  # fmt: skip
     thinned = long.iloc[:: len(long) // 4000 + 1]  # dots give the texture, the bar the numbers
-    sns.stripplot(thinned, **look, size=3, alpha=0.4, jitter=0.22)
-    for y, (row, counts) in enumerate((row, long.loc[long["row"] == row, "count"]) for row in rows):
-        if len(counts):
-            first, median, third = counts.quantile([0.25, 0.5, 0.75])
-            ax.plot([first, third], [y + 0.36] * 2, color=COLORS[row[:4]], linewidth=5)
-            ax.plot(median, y + 0.36, "|", color=INK, markersize=14, markeredgewidth=2.5)
+    sns.stripplot(thinned, x="count", y="row", order=rows, hue="label", palette=COLORS,
+                  legend=False, size=3, alpha=0.4, jitter=0.22, ax=ax)  # fmt: skip
+    for row, counts in long.groupby("row")["count"]:
+        first, median, third = counts.quantile([0.25, 0.5, 0.75])
+        y = rows.index(row) + 0.36
+        ax.plot([first, third], [y, y], color=COLORS[row[:4]], linewidth=5)
+        ax.plot(median, y, "|", color=INK, markersize=14, markeredgewidth=2.5)
     ax.set(xlabel="Number in one video (bar: quartiles, line: median)", ylabel="")
     ax.set_xlim(left=0)
+    ax.set_ylim(len(rows) - 0.5, -0.5)  # a class without a video keeps its row
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(axis="y", visible=False)
     ax.set_title(f"Crops and frames a video: {len(videos):,} videos")
@@ -169,12 +223,7 @@ def plot_counts_per_video(index: pd.DataFrame, *, ax: Axes | None = None) -> Axe
 
 
 def plot_feature_by_class(
-    table: pd.DataFrame,
-    column: str,
-    *,
-    label: str | None = None,
-    bins: int | np.ndarray = 30,
-    ax: Axes | None = None,
+    table: pd.DataFrame, column: str, *, label: str = "", bins: Any = 30, ax: Axes | None = None
 ) -> Axes:
     """Distribution of a numeric column by class, each class scaled to its own total.
 
@@ -183,9 +232,7 @@ def plot_feature_by_class(
         column: what to draw.
         label: axis label with its unit; the column's name when not given.
         bins: how many, or their edges.
-        ax: where to draw.
     """
-    require_columns(table, column, "label")
     known = table.dropna(subset=[column])
     ax = get_axes(ax)
     values = known[column].to_numpy(dtype=float)
@@ -212,19 +259,17 @@ def plot_feature_by_class(
 
 def plot_split(index: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Videos of each split and class side by side, with the number of sources below."""
-    require_columns(index, "dataset", "video", "label", "source", "split")
     videos = index.drop_duplicates(["dataset", "video"])
-    counts = pd.crosstab(videos["split"], videos["label"])
-    names = [name for name in SPLITS if name in counts.index]
-    counts = counts.reindex(index=names, columns=list(CLASSES), fill_value=0)
     sources = videos.groupby("split")["source"].nunique()
+    names = [name for name in SPLITS if name in sources.index]
     ax = get_axes(ax)
-    x, width = np.arange(len(names)), 0.38
-    for label, side in zip(CLASSES, (-0.5, 0.5), strict=True):
-        bars = ax.bar(x + side * width, counts[label], width, color=COLORS[label], label=label,
-                      hatch=HATCHES[label], edgecolor="white")  # fmt: skip
+    for label, side in zip(CLASSES, (-0.19, 0.19), strict=True):
+        counts = videos.loc[videos["label"] == label, "split"].value_counts()
+        bars = ax.bar(np.arange(len(names)) + side, counts.reindex(names, fill_value=0), 0.38,
+                      color=COLORS[label], hatch=HATCHES[label], edgecolor="white",
+                      label=label)  # fmt: skip
         ax.bar_label(bars, fmt="{:,.0f}", padding=3, fontsize=10)
-    ax.set_xticks(x, [f"{name}\n{sources[name]:,} sources" for name in names])
+    ax.set_xticks(range(len(names)), [f"{name}\n{sources[name]:,} sources" for name in names])
     ax.set(xlabel="", ylabel="Videos")
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.margins(y=0.12)
@@ -247,36 +292,17 @@ def plot_image_grid(
         images: PIL images or arrays (H, W, 3).
         titles: one a picture; short lines read best.
         columns: pictures a row.
-        colors: frame colour of each picture, for example `COLORS["FAKE"]`.
+        colors: border of each picture, for example `COLORS["FAKE"]`.
     Raises:
         ValueError: no image, or a length that differs from that of `images`.
     """
-    if len(images) == 0:
-        raise ValueError("There is no image to draw; pass at least one.")
     for name, given in (("titles", titles), ("colors", colors)):
         if given is not None and len(given) != len(images):
             raise ValueError(f"There are {len(given)} {name} for {len(images)} images.")
-    columns = min(columns, len(images))
-    n_rows = -(-len(images) // columns)
-    lines = max((title.count("\n") + 1 for title in titles), default=0) if titles else 0
-    height = n_rows * (8 / columns + 0.19 * lines + 0.08)
-    figure, axes = plt.subplots(n_rows, columns, figsize=(8, height), squeeze=False)
-    for i, ax in enumerate(axes.flat):
-        if i >= len(images):
-            ax.set_axis_off()
-            continue
-        draw_image(ax, images[i], titles[i] if titles else "", colors[i] if colors else None)
-    return figure
-
-
-def draw_image(ax: Axes, image: Any, title: str, color: str | None) -> None:
-    """One picture without ticks, framed in `color`."""
-    ax.imshow(np.asarray(image), cmap="gray")
-    ax.set(xticks=[], yticks=[])
-    ax.grid(visible=False)
-    for spine in ax.spines.values():
-        spine.set(visible=color is not None, color=color or INK, linewidth=2.5)
-    ax.set_title(title, fontsize=9, fontweight="normal", pad=5)
+    borders = colors or [None] * len(images)  # type: ignore[list-item]
+    pictures = list(zip(images, titles or [""] * len(images), borders, strict=True))
+    rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
+    return draw_strips([("", INK, rows)])
 
 
 def plot_pairs(pairs: Sequence[tuple[Any, Any, str]], *, columns: int = 2) -> Figure:
@@ -286,19 +312,11 @@ def plot_pairs(pairs: Sequence[tuple[Any, Any, str]], *, columns: int = 2) -> Fi
         pairs: (real image, fake image, title) each; the title says, for example, the method.
         columns: pairs a row.
     """
-    if len(pairs) == 0:
-        raise ValueError("There is no pair to draw; pass at least one.")
-    columns = min(columns, len(pairs))
-    n_rows = -(-len(pairs) // columns)
-    side = 4 / columns
-    figure = plt.figure(figsize=(8, n_rows * (side + 0.55)), layout="constrained")
-    cells = figure.subfigures(n_rows, columns, squeeze=False, wspace=0.03)
-    for cell, (real, fake, title) in zip(cells.flat, pairs, strict=False):
-        left, right = cell.subplots(1, 2)
-        draw_image(left, real, "REAL", COLORS["REAL"])
-        draw_image(right, fake, "FAKE", COLORS["FAKE"])
-        cell.suptitle(title, fontsize=10, x=0.02, ha="left")
-    return figure
+    strips = [
+        (title, INK, [[(real, "REAL", COLORS["REAL"]), (fake, "FAKE", COLORS["FAKE"])]])
+        for real, fake, title in pairs
+    ]
+    return draw_strips(strips, across=min(columns, len(pairs)))
 
 
 def plot_learning_rate(
@@ -309,7 +327,6 @@ def plot_learning_rate(
     Args:
         rates: of each step, shape (steps,).
         steps_per_epoch: steps that make an epoch.
-        ax: where to draw.
     """
     heights = np.asarray(rates)
     ax = get_axes(ax, figsize=(7, 2.6))
@@ -340,39 +357,21 @@ def plot_before_after(before: pd.DataFrame, after: pd.DataFrame, columns: Sequen
     return figure
 
 
-#: A map's colours: for REAL, neither, for FAKE.
-HEAT = LinearSegmentedColormap.from_list("heat", [COLORS["REAL"], "#F2F2F2", COLORS["FAKE"]])
-
-
 def plot_heat_maps(groups: Mapping[str, Sequence[tuple[Any, Any, str, str]]]) -> Figure:
     """Faces beside their heat maps, a row for each kind of answer, with a legend of the colours.
 
     Args:
-        groups: title of the row to (face, overlay, label, text) each; label REAL or FAKE frames
-            the face in the colour of the truth. Rows without a face are left out.
+        groups: title of the row to (face, overlay, label, text) each; the border of the face has
+            the colour of `label`, the truth. Rows without a face are left out.
     """
-    rows = {title: faces for title, faces in groups.items() if len(faces)}
-    if not rows:
-        raise ValueError("There is no face to draw; pass at least one.")
-    columns = 2 * max(map(len, rows.values()))
-    side = 8 / columns
-    figure = plt.figure(figsize=(8, len(rows) * (side + 0.55) + 0.75), layout="constrained")
-    *parts, legend = figure.subfigures(
-        len(rows) + 1, 1, height_ratios=[side + 0.55] * len(rows) + [0.75], squeeze=False
-    ).flat
-    for part, (title, faces) in zip(parts, rows.items(), strict=True):
-        part.suptitle(title, fontsize=10.5, fontweight="bold", x=0.01, ha="left")
-        axes = part.subplots(1, columns)
-        for ax in axes:
-            ax.set_axis_off()
-        for i, (face, overlay, label, text) in enumerate(faces):
-            for ax, image, color, words in (
-                (axes[2 * i], face, COLORS[label], text),
-                (axes[2 * i + 1], overlay, None, ""),
-            ):
-                ax.set_axis_on()
-                draw_image(ax, image, words, color)
-    ax = legend.subplots()
+    strips: list[Strip] = []
+    for title, faces in groups.items():
+        row: list[Picture] = []
+        for face, overlay, label, text in faces:
+            row += [(face, text, COLORS[label]), (overlay, "", None)]
+        strips += [(title, INK, [row])] if row else []
+    figure = draw_strips(strips, foot=0.75)
+    ax = figure.subfigs[-1].subplots()
     ax.imshow(np.linspace(0, 1, 256)[None], aspect="auto", cmap=HEAT, extent=(0, 1, 0, 1))
     ax.set(yticks=[], xticks=[0, 0.5, 1], xticklabels=["speaks for REAL", "neither", "for FAKE"])
     ax.grid(visible=False)
@@ -380,56 +379,21 @@ def plot_heat_maps(groups: Mapping[str, Sequence[tuple[Any, Any, str, str]]]) ->
 
 
 def plot_gallery(entries: Sequence[Mapping[str, Any]]) -> Figure:
-    """Videos that were judged most wrongly: frames, and the training faces most like them.
+    """Videos that were judged most wrongly: crops, and the training faces most like them.
 
     Args:
-        entries: `title`, `label` (the truth), `frames`: (image, text) each, and `neighbours`:
+        entries: `title`, `label` (the truth), `crops`: (image, text) each, and `neighbours`:
             (image, text, label) each.
     """
-    if not len(entries):
-        raise ValueError("There is no video to draw; pass at least one.")
-    n_frames = max(len(entry["frames"]) for entry in entries)
-    n_near = max(len(entry["neighbours"]) for entry in entries)
-    columns = n_frames + n_near
-    across = 2 if columns <= 4 and len(entries) > 1 else 1  # short rows leave room for two
-    side = 8 / columns / across
-    lines = -(-len(entries) // across)
-    figure = plt.figure(figsize=(8, lines * (side + 0.7)), layout="constrained")
-    parts = figure.subfigures(lines, across, squeeze=False, wspace=0.03).flat
-    for part, entry in zip(parts, entries, strict=False):
-        part.suptitle(entry["title"], fontsize=10, fontweight="bold", x=0.01, ha="left")
-        axes = np.atleast_1d(part.subplots(1, columns))
-        for ax in axes:
-            ax.set_axis_off()
-        shown = [(image, text, entry["label"]) for image, text in entry["frames"]]
-        shown += [("", "", "")] * (n_frames - len(shown)) + list(entry["neighbours"])
-        for ax, (image, text, label) in zip(axes, shown, strict=False):
-            if label:
-                ax.set_axis_on()
-                draw_image(ax, image, text, COLORS[label])
-    return figure
-
-
-#: Colour, line and marker of each person; beyond these they repeat.
-LOOKS = [(INK, "-", "o"), ("#009E73", "--", "s"), ("#CC79A7", "-.", "^"), ("#56B4E9", ":", "D")]
-#: People that are named in a legend or get a row of pictures.
-SHOWN = 6
-HEAT_WORDS = (
-    "Heat maps: vermilion parts raise the score for FAKE, blue ones lower it; full colour is the "
-    "strongest place of this file.\nThey show where this network looked, not what was manipulated."
-)
-
-
-def plain(text: str, length: int = 60) -> str:
-    """A name from the data as matplotlib draws it literally, its middle left out if it is long.
-
-    What the font cannot draw becomes "?".
-    """
-    font = get_font(findfont(FontProperties()))
-    text = "".join(c if c.isprintable() and font.get_char_index(ord(c)) else "?" for c in text)
-    if len(text) > length:
-        text = f"{text[: length // 2 - 1]}…{text[-length // 2 :]}"
-    return text.replace("$", r"\$")
+    n_crops = max((len(entry["crops"]) for entry in entries), default=0)
+    strips = []
+    for entry in entries:
+        row: list[Picture] = [(*crop, COLORS[entry["label"]]) for crop in entry["crops"]]
+        row += [None] * (n_crops - len(row))
+        row += [(image, text, COLORS[label]) for image, text, label in entry["neighbours"]]
+        strips.append((entry["title"], INK, [row]))
+    short = all(len(rows[0]) <= 4 for _, _, rows in strips)  # leaves room for two
+    return draw_strips(strips, across=2 if short and len(strips) > 1 else 1)
 
 
 def plot_timeline(
@@ -452,16 +416,18 @@ def plot_timeline(
         band: (low, high) of UNSURE; drawn with the threshold.
         title: for example the name of the video; the number of people is added.
         peaks: rows of `faces` (by position) with their crops, drawn above their points.
-        ax: where to draw.
     """
-    require_columns(faces, "time_s", "score", "track")
     tracks = dict(list(faces.groupby("track")))
     aside = set() if people is None else set(people.loc[~people["decides"].astype(bool), "track"])
     ax = get_axes(ax, figsize=(8.4, 4.6 if peaks else 3.6))
     for i, (name, rows) in enumerate(tracks.items()):
         color, line, marker = LOOKS[i % len(LOOKS)]
         label = f"person {name}" + " (not counted)" * (name in aside) if i < SHOWN else None
-        x, y = _with_gaps(rows.sort_values("time_s"))
+        x, y = rows.sort_values("time_s")[["time_s", "score"]].to_numpy(float).T
+        steps = np.diff(x)
+        usual = np.median(steps) if len(steps) else 0  # a person may be seen once
+        gaps = np.flatnonzero(steps > 2.5 * usual) + 1
+        x, y = np.insert(x, gaps, np.nan), np.insert(y, gaps, np.nan)  # no line over them
         ax.plot(x, y, line, color=color, marker=marker, markersize=5, label=label)
     if threshold is not None:
         ax.axhline(threshold, color=INK, linewidth=1.2, label=f"threshold {threshold:.2f}")
@@ -479,30 +445,22 @@ def plot_timeline(
     return ax
 
 
-def _with_gaps(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Times and scores, with a NaN wherever the next frame is over twice the usual step away."""
-    x, y = rows["time_s"].to_numpy(float), rows["score"].to_numpy(float)
-    steps = np.diff(x)
-    usual = np.median(steps) if len(steps) else 0  # a person may be seen once
-    breaks = np.flatnonzero(steps > 2.5 * usual) + 1
-    return np.insert(x, breaks, np.nan), np.insert(y, breaks, np.nan)
-
-
 def _draw_peaks(ax: Axes, faces: pd.DataFrame, peaks: Sequence[tuple[int, Image.Image]]) -> None:
+    """Crops in a row above the Axes, in the order of their times, tied to their points."""
+    tracks = sorted(set(faces["track"]))
     ordered = sorted(peaks, key=lambda peak: faces["time_s"].iloc[peak[0]])
     for place, (row, crop) in zip(np.linspace(0.07, 0.93, len(ordered)), ordered, strict=True):
         face = faces.iloc[row]
-        color = LOOKS[list(dict.fromkeys(sorted(faces["track"]))).index(face["track"]) % len(LOOKS)]
-        thumbnail = OffsetImage(np.asarray(crop.resize((110, 110))), zoom=0.46)
+        color, _, _ = LOOKS[tracks.index(face["track"]) % len(LOOKS)]
         ax.add_artist(
             AnnotationBbox(
-                thumbnail,
+                OffsetImage(np.asarray(crop.resize((110, 110))), zoom=0.46),
                 (face["time_s"], face["score"]),
                 xybox=(place, 1.02),
                 boxcoords="axes fraction",
                 box_alignment=(0.5, 0),
                 pad=0.12,
-                bboxprops={"edgecolor": color[0], "linewidth": 1.5},
+                bboxprops={"edgecolor": color, "linewidth": 1.5},
                 arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.8},
                 annotation_clip=False,
             )
@@ -519,32 +477,22 @@ def plot_people(
 
     Args:
         rows: for each person a heading, the answer (REAL, FAKE or UNSURE: the colour of the
-            frames), crops and a caption for each.
+            borders), crops and a caption for each.
         maps: pictures (H, W, 3) of the maps of those crops, in the same shape.
         title: for example the name of the file.
     Raises:
-        ValueError: no person, or maps in another shape.
+        ValueError: no crop, or not a caption (and a map) for each.
     """
-    if not rows or (maps and [len(r[2]) for r in rows] != [len(pictures) for pictures in maps]):
-        raise ValueError("plot_people needs at least one person, and a map a crop or none at all")
-    columns = max(4, *(len(crops) for _, _, crops, _ in rows))
-    lines = 2 if maps else 1
-    cell = 8 / columns
-    heights = [0.55 + lines * cell for _ in rows]
-    figure = plt.figure(figsize=(8, sum(heights) + 0.5 + 0.5 * bool(maps)), layout="constrained")
-    strips = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
-    for number, (strip, (heading, answer, crops, captions)) in enumerate(zip(strips, rows)):
+    strips = []
+    for i, (heading, answer, crops, captions) in enumerate(rows):
         color = COLORS.get(answer, MUTED)
-        strip.suptitle(heading, x=0.01, ha="left", fontsize=11, color=color)
-        axes = strip.subplots(lines, columns, squeeze=False)
-        for ax in axes.flat:
-            ax.set_axis_off()
-        for i, (crop, caption) in enumerate(zip(crops, captions, strict=True)):
-            axes[0, i].set_axis_on()
-            draw_image(axes[0, i], crop, caption, color)
-            if maps:
-                axes[1, i].set_axis_on()
-                draw_image(axes[1, i], maps[number][i], "", None)
+        strip: list[list[Picture]] = [
+            [(*both, color) for both in zip(crops, captions, strict=True)]
+        ]
+        if maps:
+            strip.append([(heat, "", None) for heat, _ in zip(maps[i], crops, strict=True)])
+        strips.append((heading, color, strip))
+    figure = draw_strips(strips, columns=4)
     if title:
         figure.suptitle(plain(title), x=0.01, ha="left", fontsize=12.5, fontweight="bold")
     if maps:

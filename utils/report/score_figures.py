@@ -16,10 +16,18 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
+from sklearn.calibration import CalibrationDisplay
+from sklearn.metrics import ConfusionMatrixDisplay, PrecisionRecallDisplay, RocCurveDisplay
 
-from utils.report.figures import INK, MUTED, get_axes, plot_feature_by_class, require_columns
+from utils.report import words
+from utils.report.figures import INK, MUTED, get_axes, plain, plot_feature_by_class
 from utils.run.artifacts import CLASSES
+
+LADDER = {
+    "frame": "by frame\n(a video on both sides)",
+    "video": "by video\n(a scene on both sides)",
+    "source": "by source\n(nothing shared)",
+}
 
 
 def plot_history(
@@ -29,14 +37,13 @@ def plot_history(
 
     Args:
         history: `epoch, train_loss, val_loss, val_auc`, one row an epoch.
-        best_epoch: the epoch that is kept; that of the highest `val_auc` when not given.
+        best_epoch: the epoch that is kept; that of the lowest `val_loss` when not given.
         axes: two Axes: losses, then AUC.
     Returns:
         The two Axes.
     """
-    require_columns(history, "epoch", "train_loss", "val_loss", "val_auc")
-    if best_epoch is None and history["val_auc"].notna().any():
-        best_epoch = int(history.loc[history["val_auc"].idxmax(), "epoch"])
+    if best_epoch is None and history["val_loss"].notna().any():
+        best_epoch = history.loc[history["val_loss"].idxmin(), "epoch"]
     if axes is None:
         axes = plt.subplots(1, 2, figsize=(7, 3.6))[1]
     loss, auc = axes
@@ -46,7 +53,7 @@ def plot_history(
         for epoch, value in history.loc[history["epoch"] == best_epoch, ["epoch", column]].values:
             ax.axvline(epoch, color=MUTED, linestyle=":", linewidth=1.6)
             ax.plot(epoch, value, "o", color=INK, markersize=9, fillstyle="none",
-                    label=f"kept: {value:.3f}, epoch {epoch:.0f}")  # fmt: skip
+                    label=f"kept: {words.number(value)}, epoch {epoch:.0f}")  # fmt: skip
         ax.set(xlabel="Epoch", xlim=(0.5, history["epoch"].max() + 0.5))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, columnspacing=1)
@@ -78,41 +85,21 @@ def plot_confusion(
     Args:
         matrix: [[tn, fp], [fn, tp]] with FAKE as the positive class.
         title: what was counted, for example "test videos"; n is added.
-        ax: where to draw.
     """
     counts = np.asarray(matrix, dtype=int)  # (true, decided)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     ax = get_axes(ax, figsize=(5.2, 4.6))
-    ax.imshow(shares, cmap="Greys", vmin=0, vmax=2)  # dark ink is readable on every shade
-    for (row, column), count in np.ndenumerate(counts):
+    display = ConfusionMatrixDisplay(shares, display_labels=CLASSES)
+    display.plot(ax=ax, cmap="Greys", colorbar=False, im_kw={"vmin": 0, "vmax": 2},
+                 text_kw={"color": INK, "fontsize": 12, "linespacing": 1.5})  # fmt: skip
+    for (row, column), text in np.ndenumerate(display.text_):
         share = shares[row, column]
-        text = f"{count:,}\n{share:.1%} of {CLASSES[row]}"
-        ax.text(column, row, text, ha="center", va="center", fontsize=12, linespacing=1.5)
-    ax.set_xticks([0, 1], CLASSES)
-    ax.set_yticks([0, 1], CLASSES, rotation=90, va="center")
+        text.set_text(f"{counts[row, column]:,}\n{share:.1%} of {CLASSES[row]}")
     ax.grid(visible=False)
     ax.tick_params(length=0)
     ax.set(xlabel="Decision", ylabel="Truth")
     ax.set_title(f"{title}: n = {counts.sum():,}")
     return ax
-
-
-def count_classes(y_true: Any, subset: str) -> str:
-    """ "40 test videos (10 REAL, 30 FAKE)": the n of a title."""
-    labels = np.asarray(y_true)
-    fakes = int((labels == 1).sum())
-    return f"{len(labels):,} {subset} ({len(labels) - fakes:,} REAL, {fakes:,} FAKE)"
-
-
-def draw_undefined(ax: Axes) -> None:
-    """Say that a curve needs both classes."""
-    ax.text(0.5, 0.5, "not defined: only one class", ha="center", va="center", color=MUTED,
-            transform=ax.transAxes)  # fmt: skip
-
-
-def draw_unit_square(ax: Axes, xlabel: str, ylabel: str) -> None:
-    """Both axes from 0 to 1 at the same scale."""
-    ax.set(xlabel=xlabel, ylabel=ylabel, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
 
 
 def plot_roc(
@@ -127,25 +114,16 @@ def plot_roc(
     """ROC curve with chance, the AUC with its `interval`, and the point of the threshold."""
     y_true, y_score = np.asarray(y_true), np.asarray(y_score)
     ax = get_axes(ax, figsize=(6, 5.4))
-    draw_unit_square(
-        ax, "False positive rate (REAL called FAKE)", "True positive rate (FAKE found)"
-    )
     ax.plot([0, 1], [0, 1], ":", color=MUTED, label="chance (AUC 0.5)")
-    if len(np.unique(y_true)) < 2:
-        draw_undefined(ax)
-    else:
-        text = f"model (AUC {roc_auc_score(y_true, y_score):.3f}"
-        if interval and not pd.isna(interval.get("low")):
-            text += f", {interval['low']:.3f} to {interval['high']:.3f}"
-        ax.plot(*roc_curve(y_true, y_score, drop_intermediate=False)[:2], color=INK,
-                label=text + ")")  # fmt: skip
+    if _has_both(ax, y_true):
+        curve = RocCurveDisplay.from_predictions(y_true, y_score, ax=ax, drop_intermediate=False)
+        curve.line_.set(color=INK, label=_named("AUC", curve.roc_auc, interval))
         if threshold is not None:
             called = y_score >= threshold
-            ax.plot(called[y_true == 0].mean(), called[y_true == 1].mean(), "o", markersize=9,
-                    color=INK, markerfacecolor="white", markeredgewidth=2,
-                    label=f"threshold {threshold:.2f}")  # fmt: skip
+            _mark(ax, called[y_true == 0].mean(), called[y_true == 1].mean(), threshold)
+    labels = "False positive rate (REAL called FAKE)", "True positive rate (FAKE found)"
+    _finish_square(ax, *labels, f"ROC curve\n{count_classes(y_true, subset)}")
     ax.legend(loc="lower right")
-    ax.set_title(f"ROC curve\n{count_classes(y_true, subset)}")
     return ax
 
 
@@ -160,26 +138,83 @@ def plot_precision_recall(
 ) -> Axes:
     """Precision over recall beside the prevalence, which calling everything FAKE reaches."""
     y_true, y_score = np.asarray(y_true), np.asarray(y_score)
-    prevalence = float((y_true == 1).mean())
     ax = get_axes(ax, figsize=(6, 5.4))
-    draw_unit_square(ax, "Recall (share of FAKE found)", "Precision (share of calls that are FAKE)")
+    prevalence = float((y_true == 1).mean())
     ax.axhline(prevalence, color=MUTED, linestyle=":", label=f"all called FAKE ({prevalence:.3f})")
-    if len(np.unique(y_true)) < 2:
-        draw_undefined(ax)
-    else:
-        precision, recall, _ = precision_recall_curve(y_true, y_score)
-        text = f"model (AP {-np.sum(np.diff(recall) * precision[:-1]):.3f}"
-        if interval and not pd.isna(interval.get("low")):
-            text += f", {interval['low']:.3f} to {interval['high']:.3f}"
-        ax.plot(recall, precision, color=INK, drawstyle="steps-post", label=text + ")")
+    if _has_both(ax, y_true):
+        curve = PrecisionRecallDisplay.from_predictions(y_true, y_score, ax=ax)
+        curve.line_.set(color=INK, label=_named("AP", curve.average_precision, interval))
         called = y_score >= (threshold if threshold is not None else np.inf)
         if called.any():
-            ax.plot(called[y_true == 1].mean(), y_true[called].mean(), "o", markersize=9,
-                    color=INK, markerfacecolor="white", markeredgewidth=2,
-                    label=f"threshold {threshold:.2f}")  # fmt: skip
+            _mark(ax, called[y_true == 1].mean(), y_true[called].mean(), threshold)
+    labels = "Recall (share of FAKE found)", "Precision (share of calls that are FAKE)"
+    _finish_square(ax, *labels, f"Precision and recall\n{count_classes(y_true, subset)}")
     ax.legend(loc="lower left")
-    ax.set_title(f"Precision and recall\n{count_classes(y_true, subset)}")
     return ax
+
+
+def plot_calibration(
+    y_true: Any,
+    y_score: Any,
+    *,
+    before: Any = None,
+    bins: int = 8,
+    subset: str = "test videos",
+    ax: Axes | None = None,
+) -> Axes:
+    """Share of FAKE over the mean score, in bins of equal count; the diagonal is calibrated.
+
+    `before` are the scores of the undivided logits, to be drawn beside.
+    """
+    ax = get_axes(ax, figsize=(6, 5.4))
+    ax.plot([0, 1], [0, 1], ":", color=MUTED, label="calibrated")
+    series = {"after, ": (y_score, "o", "-", INK)}
+    if before is not None:
+        series = {"before the temperature, ": (before, "s", "--", MUTED), **series}
+    for name, (scores, marker, line, color) in series.items():
+        curve = CalibrationDisplay.from_predictions(
+            y_true, scores, n_bins=bins, strategy="quantile", ref_line=False, ax=ax,
+            marker=marker, linestyle=line, color=color,
+        )  # fmt: skip
+        stage = name if before is not None else ""
+        curve.line_.set_label(f"{stage}{len(curve.prob_pred)} bins of equal count")
+    _finish_square(
+        ax, "Mean score: P(FAKE)", "Share of FAKE", f"Calibration\n{count_classes(y_true, subset)}"
+    )
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16))
+    return ax
+
+
+def _has_both(ax: Axes, y_true: np.ndarray) -> bool:
+    """Whether there are both classes, which a curve needs; the Axes says so if not."""
+    both = len(np.unique(y_true)) == 2
+    if not both:
+        ax.text(0.5, 0.5, "not defined: only one class", ha="center", va="center", color=MUTED,
+                transform=ax.transAxes, bbox={"fc": "white", "ec": "none"})  # fmt: skip
+    return both
+
+
+def _named(metric: str, value: float, interval: Mapping[str, Any] | None) -> str:
+    return f"model: {metric} {words.estimate({**(interval or {}), 'value': value})}"
+
+
+def _mark(ax: Axes, x: float, y: float, threshold: float | None) -> None:
+    """The operating point of the threshold."""
+    ax.plot(x, y, "o", markersize=9, color=INK, markerfacecolor="white", markeredgewidth=2,
+            label=f"threshold {threshold:.2f}")  # fmt: skip
+
+
+def _finish_square(ax: Axes, xlabel: str, ylabel: str, title: str) -> None:
+    """Both axes from 0 to 1 at the same scale, in our words."""
+    ax.set(xlabel=xlabel, ylabel=ylabel, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+    ax.set_title(title)
+
+
+def count_classes(y_true: Any, subset: str) -> str:
+    """ "40 test videos (10 REAL, 30 FAKE)": the n of a title."""
+    labels = np.asarray(y_true)
+    fakes = int((labels == 1).sum())
+    return f"{len(labels):,} {subset} ({len(labels) - fakes:,} REAL, {fakes:,} FAKE)"
 
 
 def plot_score_histogram(
@@ -208,122 +243,43 @@ def plot_score_histogram(
     return ax
 
 
-def plot_calibration(
-    y_true: Any,
-    y_score: Any,
+def plot_metric_intervals(
+    metrics: Mapping[str, Any],
     *,
-    before: Any = None,
-    bins: int = 8,
-    subset: str = "test videos",
+    baselines: Mapping[str, Any] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Share of FAKE over the mean score, in bins of equal count; the diagonal is calibrated.
+    """Scores with their intervals, by crop and video, beside "always the majority".
+
+    Left to the table: those that are better when lower, variants, and those without a name.
 
     Args:
-        before: the same scores before they were divided by the temperature; drawn beside.
-        y_true, y_score, bins, subset, ax: as their names say.
+        metrics: `{"frame": {metric: {value, low, high}}, "video": {...}}`; "frame" are the crops.
+        baselines: `{"frame": {metric: value}, "video": {...}}` of the majority answer.
     """
-    y_true = np.asarray(y_true)
-    ax = get_axes(ax, figsize=(6, 5.4))
-    draw_unit_square(ax, "Mean score: P(FAKE)", "Share of FAKE")
-    ax.plot([0, 1], [0, 1], ":", color=MUTED, label="calibrated")
-    series = [(before, "s--", MUTED, "before the temperature"), (y_score, "o-", INK, "after")]
-    for scores, look, color, name in series:
-        if scores is None:
+    looks = {"frame": ("crops", MUTED, "o", -0.19), "video": ("videos", INK, "s", 0.19)}
+    present = {*metrics.get("frame", {}), *metrics.get("video", {})} - {*words.LOWER_IS_BETTER}
+    names = [key for key in words.METRIC_NAMES if key in present]
+    ax = get_axes(ax, figsize=(6.6, 1.7 + 0.62 * len(names)))
+    sizes = []
+    for level, (label, color, marker, offset) in looks.items():
+        rows, majority = metrics.get(level), (baselines or {}).get(level, {})
+        if rows is None:
             continue
-        scores = np.asarray(scores, dtype=float)
-        order = np.argsort(scores, kind="stable")
-        parts = [part for part in np.array_split(order, bins) if len(part)]
-        name = f"{name}, {len(parts)} bins" if before is not None else f"{len(parts)} bins"
-        ax.plot([scores[part].mean() for part in parts], [y_true[part].mean() for part in parts],
-                look, color=color, label=f"{name} of equal count")  # fmt: skip
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=1, fontsize=10)
-    ax.set_title(f"Calibration\n{count_classes(y_true, subset)}")
+        places = np.arange(len(names)) + offset
+        draw_intervals(ax, [rows.get(name) for name in names], places, label=label, color=color,
+                       marker=marker)  # fmt: skip
+        known = [words.as_number(majority.get(name)) for name in names]
+        if any(value is not None for value in known):
+            ax.plot(np.array(known, float), places, "x", color=color, markersize=7,
+                    markeredgewidth=1.8, label=f"always the majority, {label}")  # fmt: skip
+        if n := metrics.get("n", {}).get(level):
+            sizes.append(f"{sum(n.get(name, 0) for name in CLASSES):,} {label}")
+    title = "Scores on test" + (f": {', '.join(sizes)}" if sizes else "")
+    finish_rows(ax, [words.METRIC_NAMES[name] for name in names], title, chance=False)
+    ax.set_xlabel("Score with interval (positive class: FAKE)")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
     return ax
-
-
-METRIC_NAMES = {
-    "roc_auc": "ROC AUC",
-    "average_precision": "Average precision",
-    "balanced_average_precision": "Average precision, classes weighing the same",
-    "balanced_accuracy": "Balanced accuracy",
-    "accuracy": "Accuracy",
-    "precision": "Precision",
-    "balanced_precision": "Precision, classes weighing the same",
-    "recall": "Recall",
-    "specificity": "Specificity",
-    "f1": "F1",
-    "balanced_f1": "F1, classes weighing the same",
-    "tpr_at_fpr_1": "Recall at 1% false alarms",
-    "tpr_at_fpr_5": "Recall at 5% false alarms",
-    "eer": "Equal error rate",
-    "log_loss": "Log loss",
-    "balanced_log_loss": "Log loss, classes weighing the same",
-    "brier": "Brier score",
-    "balanced_brier": "Brier score, classes weighing the same",
-    "ece": "Expected calibration error",
-    "balanced_ece": "Expected calibration error, classes weighing the same",
-}
-LOWER_IS_BETTER = {
-    name for name in METRIC_NAMES if name.split("_")[-1] in ("eer", "loss", "brier", "ece")
-}
-#: Those that a figure shows: all from 0 to 1, higher is better.
-DRAWN = (
-    *("roc_auc", "average_precision", "balanced_accuracy", "accuracy", "precision", "recall"),
-    *("specificity", "f1", "tpr_at_fpr_1", "tpr_at_fpr_5"),
-)
-#: What is grouped by in slices, as a heading.
-SLICE_NAMES = {
-    "method": "Method (its fakes against all real videos)",
-    "dataset": "Data set",
-    "faces": "Faces in a frame",
-    "face_size": "Size of the face (pixels)",
-    "brightness": "Brightness (0 to 1)",
-    "sharpness": "Sharpness (log10 variance of the Laplacian)",
-}
-LADDER = {
-    "frame": "by frame\n(a video on both sides)",
-    "video": "by video\n(a scene on both sides)",
-    "source": "by source\n(nothing shared)",
-}
-AUC_LABEL = "ROC AUC (positive class: FAKE)"
-
-
-def draw_intervals(
-    ax: Axes,
-    rows: Sequence[Mapping[str, Any] | None],
-    positions: Sequence[float],
-    *,
-    label: str | None = None,
-    color: str = INK,
-    marker: str = "o",
-) -> None:
-    """Draw `{value, low, high}` rows as dots with whiskers, with the numbers at the right."""
-    for y, row in zip(positions, rows, strict=True):
-        text = "not defined"
-        if row is not None and not pd.isna(row.get("value")):
-            text = f"{row['value']:.3f}"
-            if not pd.isna(row.get("low")) and not pd.isna(row.get("high")):
-                text += f" ({row['low']:.3f} to {row['high']:.3f})"
-                ax.plot([row["low"], row["high"]], [y, y], "|-", color=color, markersize=9,
-                        markeredgewidth=1.8)  # fmt: skip
-            ax.plot([row["value"]], [y], marker, color=color, markersize=7.5, label=label)
-            label = None  # one entry in the legend for the series
-        ax.annotate(text, (1, y), xycoords=("axes fraction", "data"), xytext=(8, 0), va="center",
-                    textcoords="offset points", fontsize=10, color=color)  # fmt: skip
-
-
-def finish_rows(ax: Axes, names: Sequence[str], title: str, *, chance: bool = True) -> None:
-    """Name the rows from the top down; dot the line of chance, an AUC of 0.5."""
-    ax.set_yticks(range(len(names)), names)
-    ax.set_ylim(len(names) - 0.45, -0.55)
-    ax.grid(axis="y", visible=False)
-    ax.set(xlabel=AUC_LABEL, ylabel="")
-    if chance:
-        ax.axvline(0.5, color=MUTED, linestyle=":", linewidth=1.8, zorder=1)
-        ax.text(0.5, 1.01, "chance", transform=ax.get_xaxis_transform(), ha="center", va="bottom",
-                fontsize=9.5, color=MUTED)  # fmt: skip
-    ax.set_title(title, pad=22 if chance else None)
 
 
 def plot_leakage_ladder(ladder: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -332,19 +288,15 @@ def plot_leakage_ladder(ladder: pd.DataFrame, *, ax: Axes | None = None) -> Axes
     Args:
         ladder: columns `split` ("frame", "video", "source"), `roc_auc`, `low`, `high` and
             `flatters`: how much the AUC exceeds that of the split by source.
-        ax: where to draw.
     """
-    require_columns(ladder, "split", "roc_auc", "low", "high", "flatters")
     rows = ladder.rename(columns={"roc_auc": "value"}).to_dict("records")
     ax = get_axes(ax, figsize=(6.6, 1.7 + 0.75 * len(rows)))
     draw_intervals(ax, rows, range(len(rows)))
     names = []
     for row in rows:
-        name, extra = LADDER.get(row["split"], str(row["split"])), row["flatters"]
-        is_number = isinstance(extra, (int, float)) and not isinstance(extra, bool)
-        if is_number and not pd.isna(extra) and extra != 0:
-            name += f"\n{'flatters' if extra > 0 else 'lower'} by {abs(extra):.3f}"
-        names.append(name)
+        extra, name = words.as_number(row["flatters"]), LADDER.get(row["split"], row["split"])
+        gain = f"\n{'flatters' if extra > 0 else 'lower'} by {abs(extra):.3f}" if extra else ""
+        names.append(name + gain)
     finish_rows(ax, names, "Leakage ladder: the same features, split in three ways")
     return ax
 
@@ -354,61 +306,18 @@ def plot_zero_pixel(result: Mapping[str, Any], *, ax: Axes | None = None) -> Axe
 
     Args:
         result: `{"roc_auc": {value, low, high}, "features": [{"name", "roc_auc" or None}, ...]}`.
-        ax: where to draw.
     """
-    features = list(result.get("features", []))
-    names = [str(feature["name"]).replace("_", " ") for feature in features]
-    for i, feature in enumerate(features):
-        names[i] += "\n(the same for all)" if feature.get("constant") else ""
-    names.append("all together")
-    ax = get_axes(ax, figsize=(6.6, 1.8 + 0.42 * len(names)))
-    alone = [{"value": feature["roc_auc"]} for feature in features]
+    features = result.get("features", [])
+    names = [
+        feature["name"].replace("_", " ") + "\n(the same for all)" * bool(feature.get("constant"))
+        for feature in features
+    ]
+    ax = get_axes(ax, figsize=(6.6, 2.2 + 0.42 * len(names)))
+    alone = [feature["roc_auc"] for feature in features]
     draw_intervals(ax, alone, range(len(alone)), color=MUTED, marker="D")
     draw_intervals(ax, [result.get("roc_auc")], [len(alone)])
-    finish_rows(ax, names, "Zero-pixel baseline: what the files give away")
+    finish_rows(ax, [*names, "all together"], "Zero-pixel baseline: what the files give away")
     ax.get_yticklabels()[-1].set_fontweight("bold")
-    return ax
-
-
-def plot_metric_intervals(
-    metrics: Mapping[str, Any],
-    *,
-    baselines: Mapping[str, Any] | None = None,
-    ax: Axes | None = None,
-) -> Axes:
-    """The scores of DRAWN with their intervals, by crop and video, beside "always the majority".
-
-    The others are left to the table: they are better when lower, or variants.
-
-    Args:
-        metrics: `{"frame": {metric: {value, low, high}}, "video": {...}}`.
-        baselines: `{"frame": {metric: value}, "video": {...}}` of the majority answer.
-        ax: where to draw.
-    """
-    names = [name for name in DRAWN if any(name in metrics.get(k, {}) for k in ("frame", "video"))]
-    ax = get_axes(ax, figsize=(6.6, 1.7 + 0.62 * len(names)))
-    looks = {"frame": ("crops", MUTED, "o", -0.19), "video": ("videos", INK, "s", 0.19)}
-    for level, (label, color, marker, offset) in looks.items():
-        if level not in metrics:
-            continue
-        positions = [y + offset for y in range(len(names))]
-        rows = [metrics[level].get(name) for name in names]
-        draw_intervals(ax, rows, positions, label=label, color=color, marker=marker)
-        majority = (baselines or {}).get(level, {})
-        known = [(majority[name], y) for name, y in zip(names, positions, strict=True)
-                 if not pd.isna(majority.get(name))]  # fmt: skip
-        if known:
-            ax.plot(*zip(*known, strict=True), "x", color=color, markersize=7, markeredgewidth=1.8,
-                    label=f"always the majority, {label}")  # fmt: skip
-    sizes = [
-        f"{sum(metrics['n'][level].get(name, 0) for name in CLASSES):,} {looks[level][0]}"
-        for level in looks
-        if level in metrics.get("n", {})
-    ]
-    title = ": ".join(["Scores on test", *filter(None, [", ".join(sizes)])])
-    finish_rows(ax, [METRIC_NAMES[name] for name in names], title, chance=False)
-    ax.set_xlabel("Score with interval (positive class: FAKE)")
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
     return ax
 
 
@@ -417,42 +326,53 @@ def plot_slices(slices: Mapping[str, Mapping[str, Any]], *, ax: Axes | None = No
 
     Args:
         slices: `{by: {name: {"n": int, "small": bool, "roc_auc": {value, low, high}}}}`.
-        ax: where to draw.
     """
-    names: list[str] = []
-    headings: list[int] = []
-    plain: list[tuple[int, Any]] = []
-    small: list[tuple[int, Any]] = []
+    rows: list[tuple[str, Any]] = []  # headings have no group
     for by, groups in slices.items():
-        headings.append(len(names))
-        names.append(SLICE_NAMES.get(by, by.replace("_", " ").capitalize()))
+        rows.append((words.name_of(by, words.SLICE_NAMES), None))
         for name, group in groups.items():
-            (small if group.get("small") else plain).append((len(names), group.get("roc_auc")))
             mark = ", small" if group.get("small") else ""
-            names.append(f"{name} (n = {group['n']:,}{mark})")
-    ax = get_axes(ax, figsize=(6.6, 1.5 + 0.34 * len(names)))
-    for rows, look in ((plain, {}), (small, {"color": MUTED, "marker": "D"})):
-        draw_intervals(ax, [row for _, row in rows], [y for y, _ in rows], **look)  # type: ignore[arg-type]
-    finish_rows(ax, names, "ROC AUC of groups of the test videos")
-    groups_at = [y for y in range(len(names)) if y not in headings]
-    ax.set_yticks(groups_at, [names[y] for y in groups_at])
-    for y in headings:  # a heading stands over the plot, where it has room
-        ax.text(0.01, y + 0.12, names[y], transform=ax.get_yaxis_transform(), fontsize=10,
-                fontweight="bold", va="center", bbox={"fc": "white", "ec": "none", "pad": 1.5},
-                )  # fmt: skip
+            rows.append((f"{plain(name, 30)} (n = {group['n']:,}{mark})", group))
+    ax = get_axes(ax, figsize=(8, 1.5 + 0.34 * len(rows)))
+    for y, (name, group) in enumerate(rows):
+        if group is None:  # over the plot, where it has room
+            ax.text(0.01, y + 0.12, name, transform=ax.get_yaxis_transform(), fontsize=10,
+                    fontweight="bold", va="center", bbox={"fc": "white", "ec": "none", "pad": 1.5},
+                    )  # fmt: skip
+        else:
+            color, marker = (MUTED, "D") if group.get("small") else (INK, "o")
+            draw_intervals(ax, [group.get("roc_auc")], [y], color=color, marker=marker)
+    finish_rows(ax, [name for name, _ in rows], "ROC AUC of groups of the test videos")
+    ax.set_yticks(*zip(*((y, name) for y, (name, group) in enumerate(rows) if group is not None)))
     return ax
 
 
-CORRUPTION_NAMES = {
-    "jpeg": ("JPEG", "quality"),
-    "blur": ("Blur", "deviation, px of 160"),
-    "downscale": ("Shrunk and back", "factor"),
-    "noise": ("Noise", "deviation, grey levels"),
-    "darker": ("Darker", "factor"),
-    "brighter": ("Brighter", "factor"),
-    "contrast": ("Less contrast", "factor"),
-    "h264": ("H.264", "constant rate factor"),
-}
+def draw_intervals(
+    ax: Axes, rows: Any, places: Any, *, label: str = "", color: str = INK, marker: str = "o"
+) -> None:
+    """Draw `{value, low, high}` rows as dots with whiskers, with the numbers at the right."""
+    for y, row in zip(places, rows, strict=True):
+        if (value := words.as_number(row)) is not None:
+            if words.interval(row):
+                ax.plot([row["low"], row["high"]], [y, y], "|-", color=color, markersize=9,
+                        markeredgewidth=1.8)  # fmt: skip
+            ax.plot([value], [y], marker, color=color, markersize=7.5, label=label)
+            label = ""  # one entry in the legend for the series
+        ax.annotate(words.estimate(row), (1, y), xycoords=("axes fraction", "data"), xytext=(8, 0),
+                    textcoords="offset points", va="center", fontsize=10, color=color)  # fmt: skip
+
+
+def finish_rows(ax: Axes, names: Sequence[str], title: str, *, chance: bool = True) -> None:
+    """Name the rows from the top down; dot the line of chance, an AUC of 0.5."""
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.45, -0.55)
+    ax.grid(axis="y", visible=False)
+    ax.set(xlabel="ROC AUC (positive class: FAKE)", ylabel="")
+    if chance:
+        ax.axvline(0.5, color=MUTED, linestyle=":", linewidth=1.8, zorder=1)
+        ax.text(0.5, 1.01, "chance", transform=ax.get_xaxis_transform(), ha="center", va="bottom",
+                fontsize=9.5, color=MUTED)  # fmt: skip
+    ax.set_title(title, pad=22 if chance else None)
 
 
 def plot_robustness(robustness: Mapping[str, Any]) -> Figure:
@@ -467,21 +387,21 @@ def plot_robustness(robustness: Mapping[str, Any]) -> Figure:
     figure, axes = plt.subplots(
         n_rows, columns, figsize=(8, 2.5 * n_rows), sharey=True, squeeze=False
     )
-    clean = robustness["clean"]["roc_auc"]
+    clean = words.as_number(robustness["clean"]["roc_auc"])
     for ax, name in zip(axes.flat, kinds, strict=False):
         rows = {"clean": robustness["clean"], **robustness[name]}
-        points = [row["roc_auc"] for row in rows.values()]
-        for x, point in enumerate(points):
-            if not pd.isna(point.get("low")):
-                ax.plot([x, x], [point["low"], point["high"]], color=MUTED, linewidth=1.6)
-        values = [float("nan") if row["value"] is None else row["value"] for row in points]
+        aucs = [row["roc_auc"] for row in rows.values()]
+        for x, auc in enumerate(aucs):
+            if words.interval(auc):
+                ax.plot([x, x], [auc["low"], auc["high"]], color=MUTED, linewidth=1.6)
+        values = np.array([words.as_number(auc) for auc in aucs], float)
         ax.plot(range(len(values)), values, "o-", color=INK, markersize=5)
         ax.axhline(0.5, color=MUTED, linestyle=":", linewidth=1.6)
-        if clean["value"] is not None:
-            ax.axhline(clean["value"], color=INK, linestyle="--", linewidth=0.9)
+        if clean is not None:
+            ax.axhline(clean, color=INK, linestyle="--", linewidth=0.9)
         ax.set_xticks(range(len(rows)), list(rows), fontsize=9)
         ax.set_xlim(-0.35, len(rows) - 0.65)
-        title, unit = CORRUPTION_NAMES.get(name, (name, "severity"))
+        title, unit = words.corruption(name)
         ax.set_title(title, fontsize=11, pad=6)
         ax.set_xlabel(unit, fontsize=9)
     for ax in axes.flat[len(kinds) :]:

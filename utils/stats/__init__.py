@@ -1,9 +1,5 @@
 """Metrics with intervals; the decision rule."""
 
-from utils.stats.decisions import Decision, choose_decision, compare_aggregations
+from utils.stats.decisions import choose_decision, compare_aggregations
 
-__all__ = [
-    "Decision",
-    "choose_decision",
-    "compare_aggregations",
-]
+__all__ = ["choose_decision", "compare_aggregations"]

@@ -7,7 +7,15 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from utils.model.network import build_model, load_model, model_card, save_model
+from utils.model.network import (
+    build_model,
+    find_model,
+    fold_batch_norms,
+    keep_model,
+    load_model,
+    model_card,
+    save_model,
+)
 
 NAME = "test_efficientnet.r160_in1k"
 
@@ -294,3 +302,141 @@ def test_first_save_that_fails_leaves_nothing(model, tmp_path):
 
 def test_saved_folder_is_readable_by_others(folder):
     assert folder.stat().st_mode & 0o055 == 0o055 & ~0o022
+
+
+# --- batch norms ------------------------------------------------------------------------------
+
+
+def norms(network):
+    return [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+
+
+def seasoned(network, *, head=0.3):
+    """Norms as after training, not as new, and a head (its deviation) that is sure of itself."""
+    for layer in norms(network):
+        for tensor in (layer.running_var, layer.weight.data):
+            torch.nn.init.uniform_(tensor, 0.5, 1.5)
+        for tensor in (layer.running_mean, layer.bias.data):
+            torch.nn.init.normal_(tensor, std=0.2)
+    if hasattr(network, "get_classifier"):
+        torch.nn.init.normal_(network.get_classifier().weight, std=head)
+    return network.eval()
+
+
+class Blocks(torch.nn.Module):
+    """Two convolutions side by side; the norm is of the first one or of the second."""
+
+    pretrained_cfg = {"input_size": (3, 8, 8)}  # noqa: RUF012
+
+    def __init__(self, *, norm_of_first):
+        super().__init__()
+        self.first = torch.nn.Conv2d(3, 2, 1)
+        self.norm = torch.nn.BatchNorm2d(2)
+        self.second = torch.nn.Conv2d(3, 2, 1)
+        self.norm_of_first = norm_of_first
+
+    def forward(self, images):
+        first, second = self.first(images), self.second(images)
+        both = self.norm(first) - second if self.norm_of_first else first - self.norm(second)
+        return both.mean(dim=(2, 3))
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnetv2_b0", "test_efficientnet", "test_vit"])
+def test_folded_model_gives_the_same_logits(name):
+    torch.manual_seed(0)
+    model = seasoned(build_model(name, image_size=64, pretrained=False))
+    images = torch.randn(4, 3, 64, 64) * 0.5
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    n_norms, folded = len(norms(model)), fold_batch_norms(model)
+    torch.testing.assert_close(
+        outputs(folded, images), outputs(model, images), atol=1e-5, rtol=1e-4
+    )
+    assert not norms(folded)
+    assert n_norms or name == "test_vit"
+    after = model.state_dict()  # folded was a copy
+    assert list(after) == list(before) and all(torch.equal(after[k], before[k]) for k in before)
+
+
+def test_norm_of_another_convolution_than_the_one_before_it_is_not_folded():
+    torch.manual_seed(0)
+    in_order, crossed = (seasoned(Blocks(norm_of_first=first)) for first in (True, False))
+    assert not norms(fold_batch_norms(in_order))
+    images = torch.randn(4, 3, 8, 8)
+    before = outputs(crossed, images)
+    assert fold_batch_norms(crossed) is crossed
+    assert len(norms(crossed)) == 1 and torch.equal(outputs(crossed, images), before)
+
+
+# --- finding a model --------------------------------------------------------------------------
+
+
+def model_in(folder, *, decided=False):
+    """A folder that looks like a model's."""
+    folder.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors", *["decision.json"] * decided):
+        (folder / name).write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def attached(tmp_path, monkeypatch):
+    """Where Kaggle mounts inputs; the working folder is empty."""
+    monkeypatch.setattr("utils.run.machine.KAGGLE_INPUT", tmp_path / "input")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "input"
+
+
+def test_model_that_is_named_is_taken_as_a_folder_or_as_an_output(attached, tmp_path):
+    model_in(tmp_path / "outputs" / "model")
+    model_in(attached / "a", decided=True)
+    plain, inside = model_in(tmp_path / "plain"), model_in(tmp_path / "run" / "model")
+    assert find_model(plain, tmp_path / "outputs") == plain
+    assert find_model(str(inside.parent)) == find_model(inside) == inside
+    assert find_model(tmp_path / "nothing") == tmp_path / "nothing"  # `load_model` says it all
+
+
+def test_model_of_output_comes_before_attached_ones_and_evaluated_ones_before_others(
+    attached, tmp_path
+):
+    output = tmp_path / "out"
+    trained = model_in(attached / "a" / "model")
+    assert find_model(output=output) == trained
+    evaluated = model_in(attached / "notebooks" / "me" / "b" / "model", decided=True)
+    assert find_model(output=output) == evaluated
+    flat = model_in(attached / "models" / "me" / "c" / "pytorch" / "v" / "1", decided=True)
+    assert find_model(output=output) == flat  # "models" sorts before "notebooks"
+    (output / "model").mkdir(parents=True)
+    (output / "model" / "config.json").write_text("{}")  # without weights it is none
+    assert find_model(output=output) == flat
+    (output / "model" / "model.safetensors").write_text("")
+    assert find_model(output=output) == output / "model"
+    model_in(tmp_path / "here" / "outputs" / "model")
+    assert find_model().resolve() == tmp_path / "here" / "outputs" / "model"
+
+
+def test_no_model_anywhere_says_where_one_comes_from(attached, tmp_path):
+    (attached / "pictures").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="03_train"):
+        find_model(output=tmp_path / "out")
+
+
+def test_attached_model_is_kept_in_output_even_if_it_cannot_be_written(tmp_path):
+    source, output = model_in(tmp_path / "attached" / "model"), tmp_path / "out"
+    output.mkdir()
+    source.chmod(0o555)
+    home = keep_model(source, output)
+    assert home == output / "model"
+    assert sorted(path.name for path in home.iterdir()) == ["config.json", "model.safetensors"]
+    assert home.stat().st_mode == output.stat().st_mode
+    (home / "decision.json").write_text("mine")
+    assert keep_model(home, output) == home  # its own: nothing to copy
+    assert (home / "decision.json").read_text() == "mine"
+    assert not (source / "decision.json").exists()
+
+
+def test_model_that_is_named_in_another_way_than_output_is_still_its_own(tmp_path, monkeypatch):
+    home = model_in(tmp_path / "out" / "model")
+    monkeypatch.chdir(tmp_path)
+    keep_model("out/model", tmp_path / "out")
+    assert sorted(path.name for path in home.iterdir()) == ["config.json", "model.safetensors"]
