@@ -42,11 +42,7 @@ from utils.training.store import open_store, store_folder
 
 
 def read_policy(output: str | Path) -> tuple[Policy, str]:
-    """The policy of augment.json, which is in OUTPUT, brought along, or made: the reference.
-
-    Returns:
-        It, and one sentence for the notebook on where it comes from.
-    """
+    """The policy of augment.json, and a sentence on where that is from; else the reference."""
     found = bring(["augment.json"], output)
     if not found:
         write_json(POLICIES["reference"].to_dict(), output, "augment.json")
@@ -113,12 +109,7 @@ def _crop_recipe(index: pd.DataFrame, data: str | Path) -> CropRecipe:
 def preview_run(
     train_set: CropSet, policy: Policy, config: TrainConfig, *, image_size: int
 ) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
-    """What `fit` will do.
-
-    Returns:
-        The learning rate of each step, shape (steps,), and the first batch: images (B, H, W, 3)
-        uint8, targets (B,) int64.
-    """
+    """The learning rates of a run, (steps,), and its first batch: (B, H, W, 3) uint8, and (B,)."""
     plan = BatchPlan(train_set.table, config)
     item = next(iter(plan))
     images = np.empty((item[1].size, image_size, image_size, 3), np.uint8)
@@ -156,10 +147,8 @@ def fit(
     one writes, and only there is what it returns of use.
 
     Args:
-        model: of `build_model`; two logits, REAL and FAKE. It stays as it is.
-        train_set, val_set: of `open_crops`.
-        config: of `make_config`.
-        policy: the augmentation.
+        model: two logits, REAL and FAKE; it stays as it is.
+        train_set, val_set, config, policy: of `open_crops`, `make_config` and `read_policy`.
         output: OUTPUT, for `checkpoint/`.
         device: of `get_device`; "cuda" without a number means every visible GPU.
         resume: go on from the checkpoint of OUTPUT or of an attached output, if there is one.
@@ -170,8 +159,7 @@ def fit(
         on_epoch: called with history.csv so far after every epoch.
         progress: show a bar over the steps and a line an epoch; None: no bar in a file.
     Returns:
-        The trained model, on the CPU, and history.csv: one row an epoch, those of earlier sessions
-        included.
+        The trained model, on the CPU, and history.csv, earlier sessions included.
     Raises:
         ValueError: no crops, settings that do not fit, or a checkpoint of other settings.
         FloatingPointError: the loss is not finite; names epoch, step and files.
@@ -208,7 +196,9 @@ def fit(
                 tqdm.write(epoch_line(history.iloc[-1], config.epochs))
                 sys.stdout.flush()  # a log file would show it hours later
 
-        processes = processes or process_count(device)
+        if not processes:  # one for each visible GPU, unless one is named
+            every = device.type == "cuda" and device.index is None
+            processes = torch.cuda.device_count() if every else 1
         if processes > 1 and not is_launched():
             run_processes(train, setup, processes, show)
         else:
@@ -224,12 +214,6 @@ def fit(
         )
     trained.load_state_dict(state["best"])
     return trained, pd.DataFrame(state["history"], columns=columns)
-
-
-def process_count(device: torch.device) -> int:
-    """How many processes a device calls for: one for each visible GPU, unless one is named."""
-    several = device.type == "cuda" and device.index is None
-    return torch.cuda.device_count() if several else 1
 
 
 def run_processes(
@@ -339,11 +323,8 @@ def save_run(
 ) -> tuple[dict[str, Any], float]:
     """Write `model/` with the card of the run, read it back, and write history.csv.
 
-    Args:
-        model, history: of `fit`.
-        index, data, output: of and as for `open_crops`.
-        config, policy, device: as for `fit`.
-        facts: more to tell, such as `pretrained` or `recipe`.
+    Args are of and as for `open_crops` and `fit`, and `facts`: more to tell, such as `recipe`.
+
     Returns:
         All facts of the run, as the card shows them, and the largest difference in a logit between
         the model and what was read back.

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from PIL import Image
 
 from utils.faces.media import load_crop
@@ -65,34 +64,15 @@ def store_folder(output: str | Path, store: str = "") -> Path:
     return Path(tempfile.gettempdir()) / "deepfake-detection-store"
 
 
-def store_side(index: pd.DataFrame, largest: int) -> int:
-    """The side at which crops are kept: that of the largest crop, but no more than is of use.
-
-    Nothing is enlarged: 160 pixels take half the disk of 224.
-
-    Args:
-        index: with `width` and `height` in pixels.
-        largest: side of the network's input for val, which is resized here, once and exactly as by
-            the eval transform; `OVERSAMPLE` times as much for train.
-    """
-    return min(int(index[["width", "height"]].to_numpy().max()), largest)
-
-
 def open_store(
     paths: Sequence[str], side: int, folder: str | Path, name: str, *, progress: bool = True
 ) -> CropStore:
     """Open the store of these crops; decode them first unless that was done already.
 
     The file is called by a fingerprint of all that it depends on (paths, sizes, times, side), so a
-    changed crop makes another store; the one that it replaces is removed. A store gets its name
-    when it is whole.
+    changed crop makes another store; the one of that `name` that it replaces is removed. A store
+    gets its name when it is whole.
 
-    Args:
-        paths: crops, in the order of the index.
-        side: of `store_side`, in pixels.
-        folder: of `store_folder`.
-        name: such as "train"; one store of a name is kept.
-        progress: show a bar.
     Raises:
         ValueError: a crop cannot be read, or there is no crop.
         OSError: the disk has no room for it; says how much is needed.
