@@ -15,6 +15,7 @@ from utils.faces.media import load_crop
 from utils.model.network import build_model
 from utils.model.scoring import model_transform
 from utils.run.artifacts import ARTIFACTS, read_json, write_json
+from utils.training import fitting
 from utils.training.augmentation import POLICIES
 from utils.training.batches import CropSet, CropTable
 from utils.training.checkpoints import has_checkpoint
@@ -22,7 +23,6 @@ from utils.training.fitting import (
     best_epoch,
     epoch_line,
     fit,
-    process_count,
     read_policy,
     run_processes,
     sum_up,
@@ -64,6 +64,10 @@ def paths(tmp_path_factory):
         made.append(str(folder / f"{row}.png"))
         Image.fromarray(pixels.astype(np.uint8)).save(made[-1])
     return made
+
+
+class Stop(Exception):
+    pass
 
 
 def crop_set(paths, y_true, name="train"):
@@ -343,17 +347,31 @@ def test_what_a_process_raises_is_raised_here():
         run_processes(fail_in_the_second, "the loss", 2, lambda *_: None)
 
 
-def test_every_visible_gpu_gets_a_process_unless_one_is_named(monkeypatch):
+@pytest.mark.parametrize(
+    ("device", "processes"), [("cuda", 2), ("cuda:1", 1), ("cpu", 1)]
+)  # fmt: skip
+def test_every_visible_gpu_gets_a_process_unless_one_is_named(
+    paths, tmp_path, monkeypatch, device, processes
+):
+    started = []
+
+    def run_several(function, setup, number, report):
+        started.append(number)
+        raise Stop
+
+    def run_one(setup, report):
+        started.append(1)
+        raise Stop
+
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert process_count(torch.device("cuda")) == 2
-    assert process_count(torch.device("cuda:1")) == process_count(CPU) == 1
+    monkeypatch.setattr(fitting, "run_processes", run_several)
+    monkeypatch.setattr(fitting, "train", run_one)
+    with pytest.raises(Stop):
+        train(tmp_path, paths, device=torch.device(device))
+    assert started == [processes]
 
 
 # stop and go on
-
-
-class Stop(Exception):
-    pass
 
 
 @pytest.mark.parametrize("config", [CONFIG, STRONG], ids=["reference", "strong"])

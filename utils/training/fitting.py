@@ -152,8 +152,7 @@ def fit(
         on_epoch: called with history.csv so far after every epoch.
         progress: show a bar over the steps and a line an epoch; None: no bar in a file.
     Returns:
-        The trained model, on the CPU, and history.csv: one row an epoch, those of earlier sessions
-        included.
+        The trained model, on the CPU, and history.csv, earlier sessions included.
     Raises:
         ValueError: settings that do not fit, or a checkpoint of other settings.
         FloatingPointError: the loss is not finite; names epoch, step and files.
@@ -171,7 +170,7 @@ def fit(
     )
     progress = progress if is_first() else False
     hidden = None if progress is None else not progress
-    with tqdm(unit="batch", leave=False, disable=hidden) as bar:
+    with tqdm(desc="train", unit="batch", leave=False, disable=hidden) as bar:
 
         def show(kind: str, facts: dict[str, Any]) -> None:
             if kind == "step":
@@ -188,7 +187,9 @@ def fit(
                 tqdm.write(epoch_line(history.iloc[-1], config.epochs))
                 sys.stdout.flush()  # a log file would show it hours later
 
-        processes = processes or process_count(device)
+        if not processes:  # one for each visible GPU, unless one is named
+            every = device.type == "cuda" and device.index is None
+            processes = torch.cuda.device_count() if every else 1
         if processes > 1 and not is_launched():
             run_processes(train, setup, processes, show)
         else:
@@ -204,12 +205,6 @@ def fit(
         )
     trained.load_state_dict(state["best"])
     return trained, pd.DataFrame(state["history"])
-
-
-def process_count(device: torch.device) -> int:
-    """How many processes a device calls for: one for each visible GPU, unless one is named."""
-    several = device.type == "cuda" and device.index is None
-    return torch.cuda.device_count() if several else 1
 
 
 def run_processes(

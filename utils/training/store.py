@@ -70,8 +70,8 @@ def open_store(
     """Open the store of these crops; decode them first unless that was done already.
 
     The file is called by a fingerprint of all that it depends on (paths, sizes, times, side), so a
-    changed crop makes another store; the one that it replaces is removed. A store gets its name
-    when it is whole.
+    changed crop makes another store; the one of that `name` that it replaces is removed. A store
+    gets its name when it is whole.
 
     Args:
         paths: crops, in the order of the index.
