@@ -278,6 +278,8 @@ def test_a_stopped_run_goes_on_where_it_was(videos, tmp_path, monkeypatch):
         patch.setattr("utils.faces.extraction.find_faces", stop)
         with pytest.raises(KeyboardInterrupt):
             run(videos, folder)
+    for name in (".519-half", "."):  # as of a process that was killed, or worse: "." and ".."
+        (folder / RECORDS / f"{name}.json").touch()
     assert run(videos, folder)["kept"].tolist() == [True, False, False, False]
     fresh = tmp_path / "fresh"
     run(videos, fresh)

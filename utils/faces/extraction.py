@@ -178,8 +178,7 @@ def _working_folder(folder: Path, names: list[str]) -> Iterator[None]:
     partial, records = folder / PARTIAL, folder / RECORDS
     if (folder / METADATA).exists() and not records.exists():
         raise ValueError(f"{folder} holds a data set from elsewhere; choose another OUTPUT")
-    owned = {path.stem for path in records.glob("*.json")}
-    _check_names(sorted(owned))
+    owned = {path.stem for path in records.glob("[!.]*.json")}  # no half one of a killed process
     foreign = sorted(name for name in set(names) - owned if (folder / name).exists())
     if foreign:
         raise ValueError(
