@@ -12,7 +12,6 @@ from scipy.special import expit
 
 from tests.inference.conftest import PRIOR
 from utils.inference.answers import (
-    _attached_media,
     _lost,
     answer_tables,
     choose_inputs,
@@ -182,8 +181,10 @@ def test_without_an_index_attached_media_are_judged_up_to_n(tmp_path, crop, atta
     inputs, crops = choose_inputs([], [], "", tmp_path / "out", n=2, seed=0)
     assert inputs == files[:2] and crops == []
     (attached / "clips" / "deep").mkdir(parents=True)
-    (attached / "clips" / "deep" / "a.MP4").touch()
-    assert _attached_media() == [str(attached / name) for name in ("clips", "pictures")]
+    clip = attached / "clips" / "deep" / "a.MP4"
+    clip.touch()
+    inputs, _ = choose_inputs([], [], "", tmp_path / "out", n=2, seed=0)
+    assert inputs == [str(clip), files[0]]
 
 
 def test_held_out_examples_come_from_the_test_split_alone(tmp_path, crop):
