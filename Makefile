@@ -49,7 +49,7 @@ kaggle-check: $(VENV)/.installed $(KAGGLE_VENV)/.installed ## run the kernels in
 setup: $(VENV)/.installed-dev ## .venv with everything, which the others do by themselves
 
 clean: ## remove caches, outputs/demo and outputs/test; keeps .venv and all other outputs
-	rm -rf outputs/demo outputs/test .pytest_cache .mypy_cache .ruff_cache
+	rm -rf outputs/demo outputs/test .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 # A stamp gets its name last, so a failed installation leaves none that counts, and its time first,
