@@ -141,8 +141,9 @@ def test_metrics_without_a_name_get_one_from_their_key_and_come_last():
 
 
 def test_a_corruption_without_a_name_is_told_by_its_key():
-    rows = stress_rows({"clean": {}, "fish_eye": {"2": {"roc_auc": ROW}}, "jpeg": {"30": {}}})
-    assert [row["name"] for row in rows] == ["Fish eye 2", "JPEG 30"]
+    rows = stress_rows({"clean": {}, "fish_eye": {"2": {"roc_auc": ROW}}, "jpeg": {"30": {}},
+                        "darker": {"0.25": {}}})  # fmt: skip
+    assert [row["name"] for row in rows] == ["Fish eye 2", "JPEG 30", "Darker × 0.25"]
     stress = {"clean": {"roc_auc": ROW, "n": 9}, "fish_eye": {"2": {"roc_auc": ROW}}}
     said = questions({**METRICS, "robustness": stress})["Where does it fail?"]
     assert "Hardest corruption: Fish eye 2, ROC AUC 0.812" in said[-1]

@@ -112,7 +112,11 @@ def _baselines(parts: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 def _rules(parts: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     return {
         rule: {"threshold": number(row["threshold"])}
-        | {f"{part}: {name}": number(row[part][name]) for name in RATES for part in ("val", "test")}
+        | {
+            f"{part}: {name}".replace("_", " "): number(row[part][name])
+            for name in RATES
+            for part in ("val", "test")
+        }
         for rule, row in parts["rules"].items()
     }
 

@@ -223,13 +223,14 @@ def weakest(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def stress_rows(robustness: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The scores of each condition with its `name`, for example "JPEG 30"; clean is left out."""
-    return [
-        {"name": f"{corruption(key)[0]} {severity}", **row}
-        for key, rows in robustness.items()
-        if key != "clean"
-        for severity, row in rows.items()
-    ]
+    """The scores of each condition with its `name`: "JPEG 30" or "Darker × 0.25"; no clean."""
+    rows = []
+    for key, severities in robustness.items():
+        name, unit = corruption(key)
+        times = "× " if unit == "factor" else ""
+        if key != "clean":
+            rows += [{"name": f"{name} {times}{s}", **row} for s, row in severities.items()]
+    return rows
 
 
 def _lowest(rows: Iterable[Mapping[str, Any]]) -> Any:
