@@ -41,10 +41,9 @@ from utils.run.jobs import run_jobs
 from utils.run.machine import default_workers
 from utils.stats.metrics import paired_bootstrap
 from utils.training.augmentation import POLICIES, Policy
-from utils.training.batches import BatchPlan, CropSet
+from utils.training.batches import BatchPlan, CropSet, resized
 from utils.training.fitting import fit, open_crops
 from utils.training.recipes import RECIPES, TrainConfig
-from utils.training.store import resized
 
 Variant = tuple[TrainConfig, Policy]
 REFERENCE: Variant = (RECIPES["reference"], POLICIES["reference"])

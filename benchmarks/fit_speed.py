@@ -24,10 +24,9 @@ from utils.model.network import build_model
 from utils.model.scoring import mixed_precision
 from utils.run.machine import get_device
 from utils.training.augmentation import POLICIES
-from utils.training.batches import CropSet, CropTable
+from utils.training.batches import CropSet, CropTable, open_store
 from utils.training.fitting import fit
 from utils.training.recipes import make_config, make_optimizer
-from utils.training.store import open_store
 
 MODEL = "tf_efficientnetv2_s.in1k"
 ON_GPU = torch.cuda.is_available()

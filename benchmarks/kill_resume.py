@@ -26,11 +26,10 @@ import torch
 
 from utils.model.network import build_model
 from utils.training.augmentation import POLICIES
-from utils.training.batches import CropSet, CropTable
+from utils.training.batches import CropSet, CropStore, CropTable
 from utils.training.checkpoints import has_checkpoint
 from utils.training.fitting import fit
 from utils.training.recipes import make_config
-from utils.training.store import CropStore
 
 #: Columns of history.csv that a clock or a memory gauge fills.
 MEASURED = ["images_per_s", "data_wait_s", "compute_s", "peak_memory_mb", "elapsed_s"]

@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from utils.training.augmentation import POLICIES
-from utils.training.batches import CropSet, CropTable, make_loaders
+from utils.training.batches import CropSet, CropStore, CropTable, make_loaders
 from utils.training.recipes import make_config
-from utils.training.store import CropStore
 
 SIDE, CROPS, RUNS = 96, 2000, 5
 GROWTH = (1, 4, 16)

@@ -22,9 +22,8 @@ from torchvision.transforms import InterpolationMode, v2
 from benchmarks.crops import bench_crops
 from utils.model.scoring import normalise
 from utils.training.augmentation import POLICIES
-from utils.training.batches import CropSet, CropTable, make_loaders
+from utils.training.batches import CropSet, CropTable, make_loaders, open_store
 from utils.training.recipes import make_config
-from utils.training.store import open_store
 
 SIZE, BATCH, WORKERS, RUNS = 160, 35, 2, 5
 #: An epoch has at least so many crops: those that there are, again and again.

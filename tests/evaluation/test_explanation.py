@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from scipy.special import logit
 
-from utils.evaluation import explanation
-from utils.evaluation.explanation import explain, surest, worst_errors
+from utils.evaluation import showing
+from utils.evaluation.showing import explain, surest, worst_errors
 from utils.model.network import build_model, save_model
 from utils.model.scoring import Scorer, load_scorer
 from utils.stats.decisions import Decision
@@ -71,7 +71,7 @@ def corner_crop():
 @pytest.mark.parametrize("model", [Corner(), ConvCorner()], ids=["occlusion", "grad-cam"])
 def test_the_map_is_hot_where_the_answer_comes_from(model, corner_crop):
     scorer = Scorer(model, device=CPU)
-    heat = explanation.heat_maps(scorer, [corner_crop], progress=False)[0]
+    heat = showing.heat_maps(scorer, [corner_crop], progress=False)[0]
     assert heat.shape == (64, 64)
     *others, corner = quarters(heat)
     assert corner > 0 and max(others) < corner / 2
@@ -81,11 +81,11 @@ def test_maps_of_a_real_network_have_its_side_and_leave_it_as_it_was(scorer):
     rng = np.random.default_rng(0)
     crops = [Image.fromarray(rng.integers(0, 255, (80, 80, 3), np.uint8)) for _ in range(2)]
     before = {name: value.clone() for name, value in scorer.network.state_dict().items()}
-    maps = explanation.heat_maps(scorer, crops, progress=False)
+    maps = showing.heat_maps(scorer, crops, progress=False)
     assert maps.shape == (2, 64, 64) and np.isfinite(maps).all() and np.ptp(maps) > 0
     after = scorer.network.state_dict()
     assert all(torch.equal(value, before[name]) for name, value in after.items())
-    assert len(explanation.heat_maps(scorer, [])) == 0
+    assert len(showing.heat_maps(scorer, [])) == 0
 
 
 @pytest.fixture(scope="module")
@@ -101,10 +101,10 @@ def test_agreement_is_one_with_itself_minus_one_upside_down_and_nothing_when_fla
     saved, monkeypatch
 ):
     maps = np.random.default_rng(0).normal(size=(3, 8, 8))
-    monkeypatch.setattr(explanation, "heat_maps", lambda *_: maps)
-    assert explanation.map_agreement(saved, [], 2 * maps + 1) == pytest.approx(1)
-    assert explanation.map_agreement(saved, [], -maps) == pytest.approx(-1)
-    assert np.isnan(explanation.map_agreement(saved, [], np.zeros_like(maps)))
+    monkeypatch.setattr(showing, "heat_maps", lambda *_: maps)
+    assert showing.map_agreement(saved, [], 2 * maps + 1) == pytest.approx(1)
+    assert showing.map_agreement(saved, [], -maps) == pytest.approx(-1)
+    assert np.isnan(showing.map_agreement(saved, [], np.zeros_like(maps)))
 
 
 def test_maps_are_checked_against_random_weights_that_are_the_same_each_time(saved, monkeypatch):
@@ -114,17 +114,17 @@ def test_maps_are_checked_against_random_weights_that_are_the_same_each_time(sav
         networks.append(scorer.network.conv_stem.weight)
         return np.zeros((0, 8, 8))
 
-    monkeypatch.setattr(explanation, "heat_maps", remember)
+    monkeypatch.setattr(showing, "heat_maps", remember)
     for seed in range(2):
         torch.manual_seed(seed)
-        explanation.map_agreement(saved, [], np.zeros((0, 8, 8)))
+        showing.map_agreement(saved, [], np.zeros((0, 8, 8)))
     assert torch.equal(*networks) and not torch.equal(networks[0], saved.network.conv_stem.weight)
 
 
 def test_overlay_is_vermilion_for_fake_blue_for_real_and_grey_between():
     heat = np.zeros((160, 160))
     heat[:, :40], heat[:, 120:] = 1, -1
-    shown = explanation.overlay(Image.new("RGB", (160, 160), (100,) * 3), heat, limit=1).astype(int)
+    shown = showing.overlay(Image.new("RGB", (160, 160), (100,) * 3), heat, limit=1).astype(int)
     red, grey, blue = shown[80, 10], shown[80, 80], shown[80, 150]
     assert red[0] > red[2] + 50 and blue[2] > blue[0] + 50
     assert grey.tolist() == [100, 100, 100]
@@ -136,9 +136,9 @@ def test_features_have_length_one_and_find_the_crop_itself(scorer, tmp_path):
         paths.append(str(tmp_path / f"{i}.png"))
         pixels = np.kron(rng.integers(0, 255, (4, 4, 3)), np.ones((16, 16, 1)))
         Image.fromarray(pixels.astype(np.uint8)).save(paths[-1])
-    pool = explanation.embed(scorer, paths, batch_size=3)
+    pool = showing.embed(scorer, paths, batch_size=3)
     np.testing.assert_allclose(np.linalg.norm(pool, axis=1), 1, rtol=1e-5)
-    query = explanation.embed(scorer, paths[2:3])
+    query = showing.embed(scorer, paths[2:3])
     assert (pool @ query[0]).argmax() == 2 and (pool @ query[0]).max() == pytest.approx(1)
 
 
@@ -187,14 +187,14 @@ def shown(evaluate, tmp_path):
     return evaluate(crops, decision=Decision())
 
 
-@pytest.mark.skipif(not explanation.can_explain(), reason="captum is not installed")
+@pytest.mark.skipif(not showing.can_explain(), reason="captum is not installed")
 def test_each_face_stands_beside_its_own_map(shown, monkeypatch):
     def maps_of(_, faces, **__):
         """The whole map is how bright the face is."""
         return np.stack([np.full((8, 8), face.getpixel((0, 0))[0] / 50) for face in faces])
 
-    monkeypatch.setattr(explanation, "heat_maps", maps_of)
-    monkeypatch.setattr(explanation, "map_agreement", lambda *_: 0.25)
+    monkeypatch.setattr(showing, "heat_maps", maps_of)
+    monkeypatch.setattr(showing, "map_agreement", lambda *_: 0.25)
     explained, drawn = explain(shown, n=1)
     assert explained == {"explanation": {"n": 4, "agreement_with_random": 0.25}}
     greys = {kind: face.getpixel((0, 0))[0] for kind, ((face, *_),) in drawn.items()}
@@ -206,20 +206,20 @@ def test_each_face_stands_beside_its_own_map(shown, monkeypatch):
     }
     words = {kind: these[0][2:] for kind, these in drawn.items()}
     assert words["FAKE, missed"] == ("FAKE", "0.10") and words["REAL, kept"] == ("REAL", "0.05")
-    limit = np.quantile(np.repeat([0, 20, 40, 50], 64) / 50, explanation.FULL)
+    limit = np.quantile(np.repeat([0, 20, 40, 50], 64) / 50, showing.FULL)
     for ((face, over, *_),) in drawn.values():
         heat = np.full((8, 8), face.getpixel((0, 0))[0] / 50)
-        expected = explanation.overlay(face, heat, limit=limit)
+        expected = showing.overlay(face, heat, limit=limit)
         np.testing.assert_allclose(over.astype(int), expected, atol=1)
 
 
 def test_no_faces_or_no_captum_gives_no_maps(shown, monkeypatch):
     assert explain(shown, n=0) == ({"explanation": {}}, {})
-    monkeypatch.setattr(explanation, "can_explain", lambda: False)
+    monkeypatch.setattr(showing, "can_explain", lambda: False)
     assert explain(shown, n=2) == ({"explanation": {}}, {})
 
 
-@pytest.mark.skipif(not explanation.can_explain(), reason="captum is not installed")
+@pytest.mark.skipif(not showing.can_explain(), reason="captum is not installed")
 def test_a_loaded_model_is_explained_and_checked(evaluate, saved, tmp_path):
     rng, crops = np.random.default_rng(0), CROPS.drop(columns="score")
     crops = crops.assign(source=crops["video"], split="test", logit=logit(CROPS["score"]))
@@ -255,7 +255,7 @@ def erring(evaluate, saved, tmp_path, monkeypatch):
     crops["method"] = np.where(crops["label"] == "FAKE", "unknown", "original")
     crops["file"] = [grey_file(tmp_path, 25 * level) for level in (0, 1, 2, 3, 4, 6)]
     # Paths as they are in the index, of a data set that needs not be known.
-    monkeypatch.setattr(explanation, "crop_paths", lambda table, data: table["path"].tolist())
+    monkeypatch.setattr(showing, "crop_paths", lambda table, data: table["path"].tolist())
     train = rows(("d", "t1", 0, "REAL", 0), ("d", "t2", 0, "FAKE", 0), ("d", "t3", 0, "REAL", 0))
     train = train.assign(source=train["video"], split="train")
     train["path"] = [grey_file(tmp_path, level) for level in (200, 50, 175)]

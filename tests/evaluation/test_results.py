@@ -99,12 +99,12 @@ def test_further_models_get_a_column_each(project, scored, tmp_path):
 
 
 def test_models_get_names_that_tell_them_apart(tmp_path):
-    for name in ("a", "b", "this model"):
+    for name in ("a", "b", "later/a"):
         (tmp_path / name / "model").mkdir(parents=True)
         (tmp_path / name / "model" / "config.json").write_text("{}")
-    folders = ["a", "b/model", "a/model", "this model"]
+    folders = ["a", "b/model", "a/model", "later/a"]
     named = name_models([str(tmp_path / folder) for folder in folders])
-    assert list(named) == ["a", "b", "a_1", "this model_1"]
+    assert list(named) == [f"{tmp_path.name}/a", "b", "later/a"]
     assert all((home / "config.json").is_file() for home in named.values())
     with pytest.raises(FileNotFoundError, match="holds no model"):
         name_models([str(tmp_path)])
@@ -205,11 +205,9 @@ def test_a_model_is_compared_with_its_twin_and_with_noise(evaluate):
     assert list(table) == ["this model", "twin", "noise"]
     assert "roc_auc_difference" not in table["this model"]
     assert table["twin"]["roc_auc_difference"]["value"] == pytest.approx(0, abs=1e-12)
-    assert table["twin"]["p_value"] == 1
     twins = [table[name]["temperature"] for name in ("twin", "this model")]
     assert twins[0] == pytest.approx(3 * twins[1], rel=1e-3)
     assert table["noise"]["roc_auc_difference"]["low"] > 0.1
-    assert table["noise"]["p_value"] < 0.01
 
 
 def test_each_model_stands_on_its_own_decision_of_val(evaluate):

@@ -18,7 +18,6 @@ from utils.inference.answers import (
     held_out_examples,
     judge_files,
     predict,
-    short_names,
     submission,
     write_tables,
 )
@@ -118,12 +117,6 @@ def test_submission_has_every_input_once_and_is_never_too_sure():
 def test_range_that_is_none_is_refused(clip):
     with pytest.raises(ValueError, match="CLIP"):
         submission(verdict_table("a"), clip=clip)
-
-
-def test_name_takes_as_much_of_a_path_as_it_needs():
-    assert short_names(["a/0.png", "b/0.png", "c/1.png"]) == ["a/0.png", "b/0.png", "1.png"]
-    paths = ["x/a/0.png", "y/a/0.png", "0.png", "a/1.png"]
-    assert short_names(paths) == ["x/a/0.png", "y/a/0.png", "0.png", "1.png"]
 
 
 def test_judged_files_of_one_name_all_reach_the_submission(judge, tmp_path, crop):

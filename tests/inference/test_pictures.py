@@ -17,7 +17,7 @@ from PIL import Image
 from tests.faces.test_detection import LEFT, RIGHT, scene
 from tests.faces.test_media import sound
 from tools.predict import main
-from utils.evaluation.explanation import can_explain
+from utils.evaluation.showing import can_explain
 from utils.faces.media import probe, sample_frames, write_video
 from utils.inference.answers import judge_files
 from utils.inference.judging import Answer, judge_file

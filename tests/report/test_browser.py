@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.report.test_page import METRICS
-from utils.report.page import write_report
+from utils.report.words import write_report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
 #: Hosts that Chromium asks on its own account, of an empty page too; more with every version. What

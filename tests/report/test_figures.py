@@ -165,14 +165,6 @@ def test_image_grid_refuses_nothing():
         figures.plot_image_grid([], [], columns=2, colors=[])
 
 
-def test_learning_rate_is_drawn_over_epochs():
-    ax = figures.plot_learning_rate([0.1, 0.2, 0.1, 0.0], steps_per_epoch=2)
-    (line,) = ax.lines
-    assert line.get_xdata().tolist() == [0, 0.5, 1, 1.5]
-    assert line.get_ydata().tolist() == [0.1, 0.2, 0.1, 0.0]
-    assert ax.get_title(loc="left") == "Learning rate, 4 steps"
-
-
 def test_looks_are_drawn_by_class_each_with_its_unit():
     table = pd.DataFrame({column: [1.0, 2.0] for column in figures.FEATURES})
     drawn = figures.plot_looks(table.assign(label=["REAL", "FAKE"])).axes

@@ -199,3 +199,9 @@ def test_on_a_cpu_freed_memory_is_used_again_without_asking_the_system():
 
     assert faulted("keep") < 1  # MiB that came anew
     assert faulted("default") > 60  # which is why; where it is not so, the call can go
+
+
+def test_name_takes_as_much_of_a_path_as_it_needs():
+    assert machine.short_names(["a/0.png", "b/0.png", "c/1.png"]) == ["a/0.png", "b/0.png", "1.png"]
+    paths = ["x/a/0.png", "y/a/0.png", "0.png", "a/1.png"]
+    assert machine.short_names(paths) == ["x/a/0.png", "y/a/0.png", "0.png", "1.png"]

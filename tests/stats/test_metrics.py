@@ -15,7 +15,6 @@ from utils.stats.metrics import (
     bootstrap,
     confusion_counts,
     equal_error_rate,
-    exchange_test,
     expected_calibration_error,
     group_mean,
     majority_baseline,
@@ -313,29 +312,6 @@ def test_a_pair_is_surer_than_its_two_intervals():
         )
     ]
     assert width[0] < width[1] / 3
-
-
-def test_exchange_test_tells_a_better_model_from_an_equal_one():
-    rng = np.random.default_rng(0)
-    y_true = np.arange(200) % 2
-    good, bad = expit(3 * y_true + rng.normal(size=200)), expit(rng.normal(size=200))
-    assert exchange_test(y_true, good, bad, groups=np.arange(200)) < 0.01
-    assert exchange_test(y_true, good, good, groups=np.arange(200)) == 1
-    assert exchange_test(y_true, good, good**3, groups=np.arange(200)) == 1  # the same ranking
-    assert exchange_test(y_true, good, bad, groups=np.zeros(200)) is None
-    assert exchange_test([1, 1], [0.1, 0.2], [0.3, 0.1], groups=[0, 1]) is None
-
-
-def test_exchange_test_errs_as_often_as_it_says():
-    rng = np.random.default_rng(1)
-    small = 0
-    for seed in range(100):
-        y_true, groups = np.arange(80) % 2, np.arange(80) // 4
-        shared = rng.normal(size=20)[groups]
-        scores = [expit(y_true + shared + rng.normal(size=80)) for _ in "ab"]
-        p = exchange_test(y_true, *scores, groups=groups, n_resamples=99, seed=seed)
-        small += p <= 0.2
-    assert 8 <= small <= 34
 
 
 def test_shuffled_labels_score_chance():

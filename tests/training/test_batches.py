@@ -14,10 +14,10 @@ from utils.training.batches import (
     draw_epoch,
     fill_train,
     make_loaders,
+    open_store,
     split_batches,
 )
 from utils.training.recipes import TrainConfig, make_config
-from utils.training.store import open_store
 
 
 def make_table(sources=4, fakes=3, frames=10):

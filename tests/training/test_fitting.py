@@ -17,7 +17,7 @@ from utils.model.scoring import model_transform
 from utils.run.artifacts import ARTIFACTS, read_json, write_json
 from utils.training import fitting
 from utils.training.augmentation import POLICIES
-from utils.training.batches import CropSet, CropTable
+from utils.training.batches import CropSet, CropTable, open_store
 from utils.training.checkpoints import has_checkpoint
 from utils.training.fitting import (
     best_epoch,
@@ -29,7 +29,6 @@ from utils.training.fitting import (
 )
 from utils.training.loop import duration, is_launched
 from utils.training.recipes import TrainConfig, balanced_weights
-from utils.training.store import open_store
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from utils.model.scoring import eval_transform
-from utils.training import store
-from utils.training.store import CropStore, open_store, store_folder
+from utils.training import batches
+from utils.training.batches import CropStore, open_store, store_folder
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_store_travels_as_its_path(paths, tmp_path):
 
 def test_second_start_decodes_nothing(paths, tmp_path, monkeypatch):
     first = build(paths, tmp_path / "store")
-    monkeypatch.setattr(store, "load_crop", None)
+    monkeypatch.setattr(batches, "load_crop", None)
     assert build(paths, tmp_path / "store").path == first.path
 
 
@@ -119,9 +119,9 @@ def test_what_a_killed_run_left_is_removed(paths, tmp_path):
 
 
 def test_too_little_disk_is_said_before_anything_is_decoded(paths, tmp_path, monkeypatch):
-    usage = shutil.disk_usage(tmp_path)._replace(free=store.SPARE_BYTES + 10)
+    usage = shutil.disk_usage(tmp_path)._replace(free=batches.SPARE_BYTES + 10)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    monkeypatch.setattr(store, "load_crop", None)
+    monkeypatch.setattr(batches, "load_crop", None)
     with pytest.raises(OSError, match=r"0\.27 GB are free\. Set STORE.*IMAGE_SIZE"):
         build(paths, tmp_path / "store")
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from utils.data.baselines import zero_pixel_scores
 from utils.data.crops import (
     STATISTICS,
     VIDEO,
@@ -22,14 +21,14 @@ from utils.data.crops import (
     scan_crops,
     spread_frames,
 )
-from utils.data.splits import check_splits, source_groups
+from utils.data.splits import check_splits, source_groups, zero_pixel_scores
 from utils.faces.detection import focus
 from utils.faces.media import load_crop
 from utils.model.network import find_model, keep_model
 from utils.model.scoring import Scorer, load_scorer
 from utils.run.artifacts import ARTIFACTS, CLASSES, atomic_path, read_json, write_json, write_table
 from utils.run.jobs import map_threads
-from utils.run.machine import versions
+from utils.run.machine import short_names, versions
 from utils.stats.decisions import (
     FACE_FACTS,
     THRESHOLD_RULES,
@@ -41,7 +40,6 @@ from utils.stats.decisions import (
 from utils.stats.metrics import (
     bootstrap,
     confusion_counts,
-    exchange_test,
     group_mean,
     majority_baseline,
     paired_bootstrap,
@@ -113,22 +111,17 @@ def _described(crops: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
 
 
 def name_models(folders: Sequence[str]) -> dict[str, Path]:
-    """Names for model folders, or for outputs that hold one: the last part of the path that tells.
+    """Names for model folders, or for outputs that hold one: as much of a path as tells them apart.
 
     Raises:
         FileNotFoundError: a folder holds no model.
     """
-    named: dict[str, Path] = {}
-    for folder in folders:
-        home = find_model(folder)
+    homes = list(dict.fromkeys(find_model(folder).resolve() for folder in folders))
+    for home in homes:
         if not (home / "config.json").is_file():
-            raise FileNotFoundError(f"MODELS: {folder} holds no model: config.json is missing")
-        resolved = home.resolve()
-        stem = resolved.parent.name if resolved.name == "model" else resolved.name
-        used = {*named, "this model"}
-        names = (f"{stem}_{i}" if i else stem for i in range(len(used) + 1))
-        named[next(name for name in names if name not in used)] = home
-    return named
+            raise FileNotFoundError(f"MODELS: {home} holds no model: config.json is missing")
+    outer = [str(home.parent if home.name == "model" else home) for home in homes]
+    return dict(zip(short_names(outer), homes, strict=True))
 
 
 @dataclass(frozen=True)
@@ -244,8 +237,7 @@ class Evaluation:
         Returns:
             Model to its `roc_auc`, `balanced_accuracy` and `log_loss`, and the `temperature`,
             `aggregation` and `threshold` that they rest on; from the second on,
-            `roc_auc_difference` (this model less that one) with its paired interval, and `p_value`
-            of `exchange_test`.
+            `roc_auc_difference`: this model less that one, with its paired interval.
         """
         others = [str(name) for name in self.crops if str(name).startswith(OTHER)]
         result: dict[str, Any] = {}
@@ -265,7 +257,6 @@ class Evaluation:
                 limits: dict[str, Any] = {"threshold": limit, "other_threshold": threshold}
                 pair = paired_bootstrap(y_true, ours, score, **limits, **kept)
                 row["roc_auc_difference"] = pair["roc_auc"]
-                row["p_value"] = exchange_test(y_true, ours, score, **kept)
             result["this model" if column == "logit" else column.removeprefix(OTHER)] = row
         return {"models": result}
 

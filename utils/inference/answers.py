@@ -21,7 +21,7 @@ from utils.inference.judging import Answer, Judge, judge_file, load_judge, unjud
 from utils.model.network import find_model
 from utils.run.artifacts import ARTIFACTS, bring, data_folder, read_table, write_table
 from utils.run.jobs import run_jobs
-from utils.run.machine import get_device, input_roots
+from utils.run.machine import get_device, input_roots, short_names
 
 #: Fewest and most files that are judged at once in one process, by its cores: while one is decoded,
 #: another is scored, and the last ones end together.
@@ -235,20 +235,6 @@ def submission(verdicts: pd.DataFrame, *, clip: Sequence[float] = CLIP) -> pd.Da
         raise ValueError(f"CLIP is {clip}; it must be two rising numbers within 0 and 1")
     labels = verdicts["score"].astype(float).clip(*clip)
     return pd.DataFrame({"filename": verdicts["input"], "label": labels})
-
-
-def short_names(paths: Sequence[str]) -> list[str]:
-    """The end of each path, as short as it can be for all to differ."""
-    parts = [Path(path).parts for path in paths]
-    depth = [1] * len(parts)
-    names: list[str] = []
-    for _ in range(max(map(len, parts), default=0)):
-        names = ["/".join(part[-d:]) for part, d in zip(parts, depth)]
-        twice = pd.Series(names).duplicated(keep=False)
-        if not twice.any():
-            break
-        depth = [d + bool(t) for d, t in zip(depth, twice)]
-    return names
 
 
 def write_tables(

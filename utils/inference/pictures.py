@@ -13,12 +13,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from utils.evaluation.explanation import can_explain, heat_maps, overlay
+from utils.evaluation.showing import can_explain, heat_maps, overlay
 from utils.faces.media import Frame, is_image, open_media, probe, read_image, write_video
-from utils.inference.answers import short_names
 from utils.inference.judging import Answer, Judge, recut
 from utils.report.figures import COLORS, MUTED, SHOWN, plot_image_grid, plot_people, plot_timeline
 from utils.run.artifacts import atomic_path
+from utils.run.machine import short_names
 
 #: Crops a person on a contact sheet, spread over its time.
 CROPS = 6

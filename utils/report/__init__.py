@@ -5,24 +5,13 @@ from utils.report.figures import (
     plot_before_after,
     plot_detections,
     plot_image_grid,
-    plot_learning_rate,
     show_figures,
     use_theme,
 )
-from utils.report.page import write_report
 from utils.report.score_figures import live_history
-from utils.report.words import interval, number
+from utils.report.words import interval, number, write_report
 
 __all__ = [
-    "COLORS",
-    "interval",
-    "live_history",
-    "number",
-    "plot_before_after",
-    "plot_detections",
-    "plot_image_grid",
-    "plot_learning_rate",
-    "show_figures",
-    "use_theme",
-    "write_report",
-]
+    "COLORS", "interval", "live_history", "number", "plot_before_after", "plot_detections",
+    "plot_image_grid", "show_figures", "use_theme", "write_report",
+]  # fmt: skip

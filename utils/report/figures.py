@@ -302,19 +302,6 @@ def plot_image_grid(
     return draw_strips([("", INK, rows)])
 
 
-def plot_learning_rate(
-    rates: Sequence[float], *, steps_per_epoch: int, ax: Axes | None = None
-) -> Axes:
-    """The learning rate of each step of a run, shape (steps,), over the epochs."""
-    heights = np.asarray(rates)
-    ax = get_axes(ax, figsize=(7, 2.6))
-    ax.plot(np.arange(len(heights)) / steps_per_epoch, heights, color=INK)
-    ax.set(xlabel="Epoch", ylabel="Learning rate", ylim=(0, 1.08 * heights.max()))
-    ax.set_title(f"Learning rate, {len(rates):,} steps")
-    ax.set_xlim(0, max(1, len(rates) / steps_per_epoch))
-    return ax
-
-
 def plot_before_after(before: pd.DataFrame, after: pd.DataFrame, columns: Sequence[str]) -> Figure:
     """How columns of training crops (a row each) are spread, before and after augmentation."""
     size = (5 * len(columns), 3.8)

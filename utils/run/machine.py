@@ -9,6 +9,8 @@ import os
 import platform
 import random
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -193,3 +195,17 @@ def stable_hash(name: str, seed: int) -> int:
 def inside(path: str | Path, root: Path) -> bool:
     """Tell whether a path leads, links followed, to a place inside `root`."""
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """The end of each path, as short as it can be for all to differ."""
+    parts = [Path(path).parts for path in paths]
+    depth = [1] * len(parts)
+    names: list[str] = []
+    for _ in range(max(map(len, parts), default=0)):
+        names = ["/".join(part[-d:]) for part, d in zip(parts, depth)]
+        counts = Counter(names)
+        if len(counts) == len(names):
+            break
+        depth = [d + (counts[name] > 1) for d, name in zip(depth, names)]
+    return names

@@ -346,43 +346,6 @@ def _resample(
     return {name: _row(points[name], column) for name, column in zip(METRICS, columns, strict=True)}
 
 
-def exchange_test(
-    y_true: ArrayLike,
-    y_score: ArrayLike,
-    other_score: ArrayLike,
-    *,
-    groups: ArrayLike,
-    n_resamples: int = 1000,
-    seed: int = 0,
-) -> float | None:
-    """p-value of "neither model has the higher ROC AUC": a permutation test by source.
-
-    Were the models alike, then exchanging their ranks in any source would change nothing. The test
-    does so for a random half of the sources, again and again, and counts how often the AUCs differ
-    at least as much as they do. Two-sided; None with one class or one source.
-
-    Source: Good (2005), Permutation, Parametric and Bootstrap Tests of Hypotheses, ch. 3.
-    """
-    y_true, y_score = check_scores(y_true, y_score)
-    _, other_score = check_scores(y_true, other_score)
-    codes, n_groups = _codes(groups, len(y_true))
-    if n_groups < 2 or y_true.all() or not y_true.any():
-        return None
-    # Ranks, so that exchanging does not depend on how each model scales its scores.
-    ranks = np.stack([rankdata(y_score), rankdata(other_score)])  # (2, n)
-
-    def difference(exchanged: Array) -> float:
-        both = np.where(exchanged[codes], ranks[::-1], ranks)
-        means = rankdata(both, axis=1)[:, y_true == 1].mean(axis=1)
-        return abs(float(means[0] - means[1])) / (y_true == 0).sum()
-
-    observed = difference(np.zeros(n_groups, dtype=bool))
-    rng = np.random.default_rng(seed)
-    flips = rng.random((n_resamples, n_groups)) < 0.5
-    as_large = sum(difference(flip) >= observed - 1e-12 for flip in flips)
-    return (1 + as_large) / (1 + n_resamples)
-
-
 def shuffled_labels(
     y_true: ArrayLike, y_score: ArrayLike, *, n_resamples: int = 1000, seed: int = 0
 ) -> Scores:

@@ -26,11 +26,17 @@ from utils.run.artifacts import bring, find_artifact, read_json, read_table, wri
 from utils.run.machine import default_workers, device_name, time_budget, versions
 from utils.stats.metrics import y_true_of
 from utils.training.augmentation import OVERSAMPLE, POLICIES, Policy, make_policy
-from utils.training.batches import BatchPlan, CropSet, CropTable, fill_train
+from utils.training.batches import (
+    BatchPlan,
+    CropSet,
+    CropTable,
+    fill_train,
+    open_store,
+    store_folder,
+)
 from utils.training.checkpoints import find_checkpoint, load_checkpoint
 from utils.training.loop import Report, Setup, duration, is_first, is_launched, train
-from utils.training.recipes import TrainConfig, learning_rates
-from utils.training.store import open_store, store_folder
+from utils.training.recipes import TrainConfig
 
 
 def read_policy(output: str | Path) -> tuple[Policy, str]:
@@ -96,19 +102,14 @@ def _crop_recipe(index: pd.DataFrame, data: str | Path) -> CropRecipe:
     return read_recipe(sorted({Path(path).parents[1] for path in examples}))
 
 
-def preview_run(
+def first_batch(
     train_set: CropSet, policy: Policy, config: TrainConfig, *, image_size: int
-) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
-    """What `fit` will do: the learning rate of each step, shape (steps,), and the first batch.
-
-    Images are (B, H, W, 3) uint8, targets (B,) int64.
-    """
-    plan = BatchPlan(train_set.table, config)
-    item = next(iter(plan))
-    images = np.empty((item[1].size, image_size, image_size, 3), np.uint8)
-    targets, _ = fill_train(train_set, policy, config.seed, item, images)
-    rates = learning_rates(config, config.epochs * len(plan))
-    return rates, torch.from_numpy(images), torch.from_numpy(targets)
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `fit` will begin with: images (B, H, W, 3) uint8, targets (B,) int64."""
+    epoch, units = next(iter(BatchPlan(train_set.table, config)))
+    images = np.empty((units.size, image_size, image_size, 3), np.uint8)
+    targets, _ = fill_train(train_set, policy, config.seed, (epoch, units), images)
+    return torch.from_numpy(images), torch.from_numpy(targets)
 
 
 def fit(

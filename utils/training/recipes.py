@@ -186,14 +186,3 @@ def make_scheduler(optimizer: torch.optim.Optimizer, config: TrainConfig, steps:
         warmup_prefix=True,
         t_in_epochs=False,
     )
-
-
-def learning_rates(config: TrainConfig, steps: int) -> np.ndarray:
-    """The learning rate of each step, shape (steps,), for a plot."""
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.learning_rate)
-    scheduler = make_scheduler(optimizer, config, steps)
-    rates = []
-    for step in range(steps):
-        scheduler.step_update(step)
-        rates.append(optimizer.param_groups[0]["lr"])
-    return np.array(rates)
