@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from tools.demo.data import draw_demo
-from utils.data.layouts import index_videos
+from utils.data.datasets import index_videos
 from utils.faces.media import write_video
 
 SIZE, FPS = (640, 360), 25

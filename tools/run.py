@@ -23,8 +23,9 @@ from nbclient.exceptions import DeadKernelError
 
 from tools.demo.data import draw_demo
 from tools.parameters import checked_parameters, parse_overrides, unknown
-from utils.data.layouts import VIDEO_LAYOUTS, find_datasets
-from utils.run.artifacts import read_json, read_table
+from utils.data.datasets import find_datasets, holds, index_videos
+from utils.data.layouts import WAYS
+from utils.run.artifacts import CLASSES, read_json, read_table
 
 NOTEBOOKS = (
     *("00_extract_faces", "01_explore_data", "02_augment"),
@@ -83,6 +84,8 @@ def run_pipeline(
     videos = Path(data).resolve() if data else output / "demo_data"
     raw = _holds_videos(videos) if data else True
     selected = _select(start, stop, raw=raw)
+    if data and {"00_extract_faces", "01_explore_data"} <= {*selected}:
+        _check_classes(videos)
     for name in overrides or {}:
         if name not in selected:
             raise ValueError(unknown("notebook of this run", name, selected))
@@ -111,12 +114,25 @@ def run_pipeline(
 
 def _holds_videos(data: Path) -> bool:
     """Tell raw videos from face crops."""
-    found = find_datasets(data)
-    kinds = {dataset.layout in VIDEO_LAYOUTS for dataset in found}
-    if len(kinds) > 1:
-        names = ", ".join(f"{dataset.name} ({dataset.layout})" for dataset in found)
+    found = {dataset: "videos" in holds(dataset) for dataset in find_datasets(data)}
+    if len(set(found.values())) > 1:
+        kinds = {True: "videos", False: "crops"}
+        names = ", ".join(f"{dataset.name} ({kinds[raw]})" for dataset, raw in found.items())
         raise ValueError(f"{data} mixes raw videos and face crops: {names}; name one kind's folder")
-    return kinds == {True}
+    return True in found.values()
+
+
+def _check_classes(data: Path) -> None:
+    """Refuse videos of one class before hours are spent on cutting them."""
+    videos = index_videos(data)
+    usable = set(videos.loc[videos["reason"] == "", "label"])
+    if missing := [label for label in CLASSES if label not in usable]:
+        counts = videos.loc[videos["reason"] != "", "reason"].value_counts()
+        told = "; ".join(f"{n:,} {reason}" for reason, n in counts.items()) or "nothing"
+        raise ValueError(
+            f"{data}: no {' and no '.join(missing)} video, and 01_explore_data needs both classes. "
+            f"Left out: {told}. {WAYS} TO=00_extract_faces cuts them all the same."
+        )
 
 
 def _select(start: str | None, stop: str | None, *, raw: bool) -> tuple[str, ...]:

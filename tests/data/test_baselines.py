@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from utils.data import splits
-from utils.data.splits import ZERO_PIXEL_FEATURES, leakage_ladder, zero_pixel_baseline
+from utils.data import audit
+from utils.data.audit import ZERO_PIXEL_FEATURES, leakage_ladder, zero_pixel_baseline
 
 FEATURES = ["brightness", "contrast", "sharpness", "red"]
 
@@ -178,7 +178,7 @@ def test_one_crop_a_video_makes_frame_and_video_equal():
 
 
 def test_ladder_is_repeatable_in_any_row_order_and_varies_with_the_seed(monkeypatch):
-    monkeypatch.setattr(splits, "MAX_ROWS", 300)
+    monkeypatch.setattr(audit, "MAX_ROWS", 300)
     index = with_features(draw_index(60), scene=0.5, video=1, crop=0.5)
     first = leakage_ladder(index, FEATURES, seed=1)
     shuffled = index.sample(frac=1, random_state=0)
@@ -187,11 +187,11 @@ def test_ladder_is_repeatable_in_any_row_order_and_varies_with_the_seed(monkeypa
 
 
 def test_thinned_rows_still_leak_and_stay_within_the_limit(monkeypatch):
-    monkeypatch.setattr(splits, "MAX_ROWS", 900)
+    monkeypatch.setattr(audit, "MAX_ROWS", 900)
     index = with_features(draw_index(100, 3, 20), scene=0, video=1, crop=0.1)
-    kept = splits._thin(index, seed=0)
+    kept = audit._thin(index, seed=0)
     assert 850 < len(kept) <= 900
-    assert kept.groupby("video").size().max() == splits.CROPS_PER_VIDEO
+    assert kept.groupby("video").size().max() == audit.CROPS_PER_VIDEO
     table = by_split(leakage_ladder(index, FEATURES))
     assert table.loc["frame", "flatters"] > 0.3
 
@@ -222,7 +222,7 @@ def test_zero_pixel_scores_are_those_behind_its_auc():
     index = draw_index()
     index["file_bytes"] += 9000 * (index["label"] == "FAKE")
     result = zero_pixel_baseline(index)
-    scores = splits.zero_pixel_scores(index)[["dataset", "video", "score"]].dropna()
+    scores = audit.zero_pixel_scores(index)[["dataset", "video", "score"]].dropna()
     truth = index[index["split"] == "test"].drop_duplicates("video")
     found = truth.merge(scores, on=["dataset", "video"], validate="one_to_one")
     assert len(found) == len(scores) == result["n_test"]

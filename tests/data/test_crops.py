@@ -17,10 +17,10 @@ from utils.data.crops import (
     find_pairs,
     image_statistics,
     inspect_crops,
-    parse_frame_name,
     read_crops,
     scan_crops,
 )
+from utils.data.layouts import parse_frame_name
 from utils.faces.detection import CropRecipe
 from utils.run import machine
 
@@ -72,6 +72,7 @@ def test_the_main_layout_gives_a_row_a_crop(part):
         {
             **{"path": path, "dataset": "part", "video": video, "frame": frame, "face": face},
             **{"label": label, "method": method, "original": original, "official": ""},
+            **{"person": "", "group": "", "layout": "faces", "unit": "listed", "word": label},
         }
         for path, video, frame, face, label, method, original in [
             ("fake/0.png", "fake", 0, 1, "FAKE", "unknown", "real"),
@@ -174,12 +175,14 @@ def test_two_data_sets_of_one_name_are_refused(tmp_path):
     [
         *[("10.png", (10, 1)), ("10_2.png", (10, 2)), ("100.png", (100, 1)), ("0.jpg", (0, 1))],
         *[("10_12.jpeg", (10, 12)), ("007.png", (7, 1))],
-        *[("10_1.png", None), ("x.png", None), ("10.txt", None), ("10_2_3.png", None)],
-        *[("10_0.png", None), ("10_02.png", None), ("-1.png", None), ("1.5.png", None)],
+        *[("frame_0012.png", (12, 1)), ("12.PNG", (12, 1)), ("Img12-3.webp", (12, 3))],
+        *[("10_1.png", (10, 1)), ("12_0.png", (12, 0)), ("10_02.png", (10, 2))],
+        *[("x.png", None), ("10.txt", None), ("10_2_3.png", None), ("a_b_1.png", None)],
+        *[("-1.png", None), ("1.5.png", None)],
         *[("10.png.tmp", None), ("10", None), (".png", None), ("١٠.png", None), ("10.png\n", None)],
     ],
 )
-def test_a_frame_name_is_a_number_and_a_face_from_two(name, frame):
+def test_a_frame_name_is_a_number_and_perhaps_a_face(name, frame):
     assert parse_frame_name(name) == frame
 
 
@@ -206,8 +209,8 @@ def test_files_that_are_no_frames_are_counted_and_not_used(part):
         (["gone.mp4,FAKE,train,real.mp4"], "no folder", "gone"),
         (["empty.mp4,FAKE,train,real.mp4"], "empty folder", "empty"),
         (["real.mp4,REAL,train,"], "duplicate row", "real.mp4"),
-        (["odd.mp4,fake,train,"], "unknown label", "odd.mp4"),
-        (["odd.mp4,,train,"], "unknown label", "odd.mp4"),
+        (["odd.mp4,spoof,train,"], "unknown label 'spoof'", "odd.mp4"),
+        (["odd.mp4,,train,"], "unknown label ''", "odd.mp4"),
         ([",FAKE,train,"], "name is not a plain file name", ""),
     ],
 )
@@ -279,20 +282,24 @@ def test_names_like_nan_are_videos_like_any_other(tmp_path):
 @pytest.mark.parametrize("rows", [[], ["a.mp4,REAL,train,"], ["a.mp4,none,train,"]])
 def test_an_empty_data_set_is_one_clear_error(tmp_path, rows):
     make_part(tmp_path, rows)
-    with pytest.raises(ValueError, match=r"metadata\.csv: no crop of any .* data set is empty"):
+    with pytest.raises(
+        ValueError, match=r"metadata\.csv: no crop of any .*real/ and fake/; or write labels\.csv"
+    ):
         scan_crops(tmp_path)
 
 
 def test_empty_real_and_fake_folders_are_one_clear_error(tmp_path):
     (tmp_path / "real").mkdir()
-    with pytest.raises(ValueError, match="the data set is empty"):
+    with pytest.raises(FileNotFoundError, match=r"is empty\. Two ways to label"):
         scan_crops(tmp_path)
 
 
-@pytest.mark.parametrize("label", ["REAL", "FAKE"])
-def test_one_class_only_names_file_and_column(tmp_path, label):
+@pytest.mark.parametrize(("label", "other"), [("REAL", "FAKE"), ("FAKE", "REAL")])
+def test_one_class_only_names_file_and_what_is_missing(tmp_path, label, other):
     make_part(tmp_path, [f"a.mp4,{label},train,"], ["a/1.png"])
-    with pytest.raises(ValueError, match=rf"metadata\.csv: column label holds {label} only"):
+    with pytest.raises(
+        ValueError, match=rf"metadata\.csv: no crop labelled {other}; both REAL and FAKE are needed"
+    ):
         scan_crops(tmp_path)
 
 
@@ -341,7 +348,7 @@ def test_a_linked_folder_of_single_images_is_not_followed(tmp_path):
     header = "videoname,original_width,original_height,label,original"
     data = make_part(tmp_path / "data", ["a.mp4,9,9,REAL,", "b.mp4,9,9,FAKE,a.mp4"], (), header)
     (data / "faces_224").symlink_to(tmp_path / "secret")
-    with pytest.raises(ValueError, match="the data set is empty"):
+    with pytest.raises(ValueError, match="Left out: 2 no image; 1 link out of the data set"):
         scan_crops(data)
     (data / "faces_224").unlink()
     touch(data, "faces_224/a.jpg", "faces_224/b.jpg")

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from utils.data import layouts
-from utils.data.layouts import Dataset, find_datasets, index_videos, read_crop_metadata
+from utils.data import datasets
+from utils.data.datasets import find_datasets, index_videos
+from utils.data.layouts import Dataset, read_crop_metadata
 from utils.run import machine
 
 
@@ -56,7 +57,7 @@ def test_every_layout_is_recognised_by_its_marker(tmp_path):
     (tmp_path / "celeb" / "Celeb-synthesis").mkdir(parents=True)
     assert {dataset.name: dataset.layout for dataset in find_datasets(tmp_path)} == {
         **{"part-0-0": "faces", "second": "deepfake_faces", "loose": "folders"},
-        **{"dfdc": "dfdc_videos", "ff": "faceforensics", "celeb": "celebdf"},
+        **{"dfdc": "dfdc", "ff": "faceforensics", "celeb": "celebdf"},
     }
 
 
@@ -109,8 +110,8 @@ def test_a_folder_that_holds_itself_by_a_link_ends_and_counts_once(tmp_path):
 
 def test_no_folder_is_judged_twice_however_many_links_lead_to_it(tmp_path, monkeypatch):
     judged = []
-    layout = layouts._layout
-    monkeypatch.setattr(layouts, "_layout", lambda *folder: judged.append(1) or layout(*folder))
+    layout = datasets.layout_of
+    monkeypatch.setattr(datasets, "layout_of", lambda *folder: judged.append(1) or layout(*folder))
     faces_part(tmp_path / "top" / "part")
     for n in range(3):
         (tmp_path / "top" / f"again-{n}").symlink_to(tmp_path)
@@ -247,8 +248,9 @@ def test_no_dfdc_name_reaches_a_video_outside(tmp_path, name):
 
 
 def test_an_unknown_dfdc_label_is_counted(tmp_path):
-    write(touch(tmp_path, "a.mp4") / "metadata.json", {"a.mp4": {"label": "fake"}})
-    assert index_videos(tmp_path)["reason"].tolist() == ["unknown label 'fake'"]
+    write(touch(tmp_path, "a.mp4") / "metadata.json", {"a.mp4": {"label": "bonafide"}})
+    (reason,) = index_videos(tmp_path)["reason"]
+    assert reason == "unknown label 'bonafide'"
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"a.mp4": "FAKE"}'])
@@ -379,23 +381,23 @@ def test_any_folder_of_videos_with_labels_is_a_data_set(tmp_path):
     )
     films = ["real/a.mp4", "fake/deep/b.MOV", "fake/c.mkv", "odd.mp4", "blank.mp4", "extra.avi"]
     root = labelled(tmp_path / "mine", text, *films)
-    assert find_datasets(tmp_path) == [Dataset("mine", root, "labelled_videos")]
+    assert find_datasets(tmp_path) == [Dataset("mine", root, "labelled")]
     videos = by_video(index_videos(tmp_path))
     assert {name: (v["filename"], v["label"], v["original"]) for name, v in videos.items()} == {
         "a": ("real/a.mp4", "REAL", ""),
         "b": ("fake/deep/b.MOV", "FAKE", "real/a.mp4"),
         "c": ("fake/c.mkv", "FAKE", "real/a.mp4"),
         "gone": ("gone.mp4", "REAL", ""),
-        "odd": ("odd.mp4", "MAYBE", ""),
+        "odd": ("odd.mp4", "maybe", ""),
         "blank": ("blank.mp4", "(none)", ""),
         "extra": ("extra.avi", "", ""),
     }
     assert [videos[name]["method"] for name in "abc"] == ["original", "swap", "unknown"]
-    assert [videos[name]["split"] for name in "abc"] == ["train", "test", ""]
+    assert [videos[name]["split"] for name in "abc"] == ["train", "test", "val"]
     assert videos["b"]["path"] == str(root / "fake" / "deep" / "b.MOV")
     assert {name: v["reason"] for name, v in videos.items() if v["reason"]} == {
         "gone": "listed but absent",
-        "odd": "unknown label 'MAYBE'",
+        "odd": "unknown label 'maybe'",
         "blank": "unknown label '(none)'",
         "extra": "not listed in the table of labels",
     }
@@ -414,7 +416,7 @@ def test_a_metadata_csv_beside_its_videos_lists_videos_and_otherwise_crops(tmp_p
     labelled(tmp_path / "videos", text, "a.mp4", name="metadata.csv")
     labelled(tmp_path / "crops", text, "a/0.png", name="metadata.csv")
     layouts = {dataset.name: dataset.layout for dataset in find_datasets(tmp_path)}
-    assert layouts == {"videos": "labelled_videos", "crops": "faces"}
+    assert layouts == {"videos": "labelled", "crops": "faces"}
 
 
 @pytest.mark.parametrize(

@@ -5,17 +5,19 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from utils.data.splits import (
+from utils.data.audit import (
     INDEX,
-    LeakageError,
-    check_splits,
-    control_labels,
     describe_split,
     ensure_index,
     fingerprint,
+    split_summary,
+)
+from utils.data.splits import (
+    LeakageError,
+    check_splits,
+    control_labels,
     source_groups,
     split_by_source,
-    split_summary,
 )
 from utils.run import artifacts, machine
 
@@ -438,7 +440,7 @@ def test_the_audit_counts_each_reason_with_examples(data, tmp_path, attached):
     ensure_index(data, tmp_path / "out")
     assert artifacts.read_json(tmp_path / "out", "data_audit.json")["left_out"] == {
         "no folder": {"count": 6, "examples": ["b", "c", "d", "e", "f"]},
-        "unknown label": {"count": 1, "examples": ["z.mp4"]},
+        "unknown label 'MAYBE'": {"count": 1, "examples": ["z.mp4"]},
     }
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from utils.data.audit import zero_pixel_baseline
 from utils.data.crops import VIDEO, inspect_crops, scan_crops
-from utils.data.splits import zero_pixel_baseline
 from utils.evaluation.results import NUMERIC, Evaluation
 from utils.model.scoring import Scorer
 from utils.run.artifacts import ARTIFACTS, write_json, write_table

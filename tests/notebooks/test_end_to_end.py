@@ -14,8 +14,9 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from tools.run import DEMO, NOTEBOOKS
+from utils.data.audit import INDEX, ensure_index
 from utils.data.layouts import index_videos
-from utils.data.splits import INDEX, check_splits, ensure_index
+from utils.data.splits import check_splits
 from utils.inference.answers import judge_files
 from utils.inference.judging import load_judge
 from utils.run.artifacts import ARTIFACTS, read_json, read_table

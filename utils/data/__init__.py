@@ -1,15 +1,15 @@
 """Layouts that people have → one index, audit, leak-free split, cheap baselines."""
 
-from utils.data.crops import STATISTICS, find_pairs, read_crops
-from utils.data.layouts import index_videos
-from utils.data.splits import (
+from utils.data.audit import (
     describe_split,
     ensure_index,
     find_leaks,
     leakage_ladder,
-    split_crops,
     write_index,
 )
+from utils.data.crops import STATISTICS, find_pairs, read_crops
+from utils.data.datasets import index_videos
+from utils.data.splits import split_crops
 
 __all__ = [
     "STATISTICS", "describe_split", "ensure_index", "find_leaks", "find_pairs", "index_videos",

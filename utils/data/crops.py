@@ -6,8 +6,7 @@ import functools
 import hashlib
 import io
 import os
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,17 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from utils.data.datasets import LINK, Skip, find_datasets, holds, list_media, walk
 from utils.data.layouts import (
-    CROP_LAYOUTS,
+    ACCEPTED,
+    CROP_TABLES,
+    WAYS,
     Dataset,
-    find_datasets,
     is_plain_name,
+    list_frames,
+    media_stem,
     read_crop_metadata,
+    read_label,
     stem,
 )
 from utils.faces.detection import read_recipe
@@ -31,13 +35,21 @@ from utils.run.machine import inside, stable_hash
 
 #: What names a video, for two data sets may use one name; and a face within one data set.
 VIDEO, FACE = ["dataset", "video"], ["video", "frame", "face"]
-COLUMNS = ["path", *VIDEO, "frame", "face", "label", "method", "original", "official", "root"]
+COLUMNS = [
+    *("path", *VIDEO, "frame", "face", "label", "method", "original", "official", "person"),
+    # How it was recognised: layout, what a video is there, label as written.
+    *("group", "layout", "unit", "word", "root"),
+]
 #: What `image_statistics` measures; the cheap features of the leakage ladder.
 STATISTICS = ["brightness", "contrast", "sharpness", "red", "green", "blue"]
 #: What is kept, and a row a thing that is left out.
 Kept = tuple[pd.DataFrame, pd.DataFrame]
-#: Notes a reason, and the names of the things that are left out for it.
-Skip = Callable[[str, Any], None]
+#: What a video is, and the words for it in the audit.
+UNITS = {
+    "listed": "videos told by a table or by names",
+    "folder": "videos, each a folder of frames",
+    "image": "images, of which nothing says what they belong to",
+}
 
 
 def read_crops(data: str | Path = "", *, max_videos: int = 0, seed: int = 0) -> Kept:
@@ -47,13 +59,16 @@ def read_crops(data: str | Path = "", *, max_videos: int = 0, seed: int = 0) -> 
     return crops, pd.concat([left_out, unreadable], ignore_index=True)
 
 
-def scan_crops(data: str | Path = "", *, max_videos: int = 0, seed: int = 0) -> Kept:
+def scan_crops(
+    data: str | Path = "", *, max_videos: int = 0, seed: int = 0, both: bool = True
+) -> Kept:
     """List every crop of every known data set at or below a folder, without opening one.
 
     Args:
-        data: a folder in any known crop layout, or one that holds several; "" means Kaggle's.
+        data: a folder in any known layout of crops, or one that holds several; "" means Kaggle's.
         max_videos, seed: keep at most so many videos, drawn so that a fake keeps its original; 0
             keeps all.
+        both: refuse data of one class.
     Returns:
         A row a crop, sorted by data set, video, frame, face: COLUMNS with `path` (POSIX) relative
         to the data set, whose absolute one is `root`, `original` (video id or "") and `official`
@@ -62,11 +77,12 @@ def scan_crops(data: str | Path = "", *, max_videos: int = 0, seed: int = 0) -> 
         FileNotFoundError: no data set, or raw videos only.
         ValueError: missing columns, no crop at all, one class only.
     """
-    datasets = [dataset for dataset in find_datasets(data) if dataset.layout in CROP_LAYOUTS]
+    found = {dataset: holds(dataset) for dataset in find_datasets(data)}
+    datasets = [dataset for dataset, kinds in found.items() if "crops" in kinds]
     if not datasets:
-        raise FileNotFoundError(
-            f"{str(data)!r} holds raw videos and no face crops: run 00_extract_faces on it first"
-        )
+        raw = any("videos" in kinds for kinds in found.values())
+        way = "holds raw videos: run 00_extract_faces on it first" if raw else f"is empty. {WAYS}"
+        raise FileNotFoundError(f"{str(data)!r} holds no face crops; it {way}")
     left_out: list[tuple[str, str, str]] = []
 
     def skip(dataset: str, reason: str, names: Any) -> None:
@@ -74,18 +90,21 @@ def scan_crops(data: str | Path = "", *, max_videos: int = 0, seed: int = 0) -> 
 
     tables = []
     for dataset in datasets:
-        scan = _scan_folders if dataset.layout == "folders" else _scan_listed
+        scan = _scan_listed if dataset.layout in CROP_TABLES else _scan_media
         tables.append(scan(dataset, functools.partial(skip, dataset.name)))
     # An empty table has no types of its own and would blur those of the others.
     crops = pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
-    listings = [d.root / ("" if d.layout == "folders" else "metadata.csv") for d in datasets]
-    where = ", ".join(map(str, listings))
-    if crops.empty:
-        raise ValueError(f"{where}: no crop of any listed video; the data set is empty")
-    if crops["label"].nunique() == 1:
+    unused = pd.DataFrame(left_out, columns=["dataset", "reason", "name"])
+    missing = [label for label in CLASSES if label not in set(crops["label"])]
+    if crops.empty or (missing and both):
+        tables = {d: "metadata.csv" if d.layout in CROP_TABLES else "" for d in datasets}
+        where = ", ".join(str(dataset.root / table) for dataset, table in tables.items())
+        counts = unused["reason"].value_counts()
+        told = "; ".join(f"{n:,} {reason}" for reason, n in counts.items()) or "nothing"
+        found = "no crop of any listed video" if crops.empty else f"no crop labelled {missing[0]}"
         raise ValueError(
-            f"{where}: column label holds {crops['label'].iloc[0]} only, among videos that have "
-            f"crops; both {' and '.join(CLASSES)} are needed"
+            f"{where}: {found}; both {' and '.join(CLASSES)} are needed (labels {ACCEPTED}). Left "
+            f"out: {told}. {WAYS}"
         )
     for name, roots in crops.groupby("dataset")["root"].unique().items():
         if len(roots) > 1:
@@ -94,8 +113,38 @@ def scan_crops(data: str | Path = "", *, max_videos: int = 0, seed: int = 0) -> 
             )
     if max_videos:
         crops, dropped = _draw_videos(crops, max_videos, seed)
-        left_out += [(row.dataset, "beyond MAX_VIDEOS", row.video) for row in dropped.itertuples()]
-    return crops, pd.DataFrame(left_out, columns=["dataset", "reason", "name"])
+        beyond = dropped.assign(reason="beyond MAX_VIDEOS", name=dropped["video"])
+        unused = pd.concat([unused, beyond[unused.columns]], ignore_index=True)
+    return crops, unused
+
+
+def _scan_media(dataset: Dataset, skip: Skip) -> pd.DataFrame:
+    """A data set of folders of frames and of single images."""
+    videos, media = list_media(dataset, skip, videos=False)
+    ids = {(video.dataset, video.filename): video.video for video in videos}
+    named: dict[tuple[str, str], str] = {}
+    rows = []
+    for video in videos:
+        path = video.path
+        if video.reason:
+            skip(video.reason, [video.filename])
+            continue
+        if named.setdefault((video.dataset, video.video), path) != path:
+            raise ValueError(
+                f"two videos share the id {video.video!r}: {named[video.dataset, video.video]} and "
+                f"{path} in {dataset.root}; rename one"
+            )
+        frames, others = list_frames(media[path], path.rpartition("/")[2])
+        skip("file name is no frame", [f"{path}/{name}" for name in others])
+        unit = "folder" if media[path] else "image"
+        unit = unit if dataset.layout == "folders" else "listed"
+        original = ids.get((video.dataset, video.original), media_stem(video.original))
+        facts = (video.label, video.method, original, video.split, video.person, video.group)
+        told = (*facts, dataset.layout, unit, video.word, str(dataset.root))
+        found = [(n, face, f"{path}/{name}") for n, face, name in frames] or [(0, 1, path)]
+        rows += [(p, video.dataset, video.video, n, face, *told) for n, face, p in found]
+    crops = pd.DataFrame(rows, columns=COLUMNS)
+    return crops.sort_values([*VIDEO, "frame", "face"], kind="stable", ignore_index=True)
 
 
 def _scan_listed(dataset: Dataset, skip: Skip) -> pd.DataFrame:
@@ -121,7 +170,8 @@ def _scan_listed(dataset: Dataset, skip: Skip) -> pd.DataFrame:
             missing = "no image" if flat else "no folder"
             skip("empty folder" if video in present else missing, [video])
     crops = videos.loc[videos.index.repeat(counts)].reset_index(drop=True)
-    return crops.assign(path=paths, frame=frames, face=faces, root=str(root))[COLUMNS]
+    told = {"layout": dataset.layout, "unit": "listed", "root": str(root)}
+    return crops.assign(path=paths, frame=frames, face=faces, **told)[COLUMNS]
 
 
 def _judge_rows(rows: pd.DataFrame, skip: Skip) -> pd.DataFrame:
@@ -129,13 +179,17 @@ def _judge_rows(rows: pd.DataFrame, skip: Skip) -> pd.DataFrame:
     reasons: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
         # Such a name (`../x`, `/etc/x`) never becomes part of a path.
         "name is not a plain file name": lambda r: ~r["filename"].map(is_plain_name).astype(bool),
-        "unknown label": lambda r: ~r["label"].isin(CLASSES),
         "conflicting label": lambda r: r.groupby("video")["label"].transform("nunique") > 1,
         "duplicate row": lambda r: r["video"].duplicated(),
     }
     # The row that names an original wins, whatever the order of the file.
     by = ["original", "method", "split", "filename"]
-    rows = rows.assign(video=rows["filename"].map(stem)).sort_values(by, ascending=False)
+    rows = rows.assign(video=rows["filename"].map(stem), word=rows["label"])
+    rows = rows.assign(label=rows["word"].map(read_label)).sort_values(by, ascending=False)
+    unknown = ~rows["label"].isin(CLASSES)
+    for word, names in rows[unknown].groupby("word")["filename"]:
+        skip(f"unknown label {word!r}", names)
+    rows = rows[~unknown]
     for reason, is_unfit in reasons.items():
         unfit = is_unfit(rows)
         skip(reason, rows.loc[unfit, "filename"])
@@ -153,75 +207,35 @@ def _video_folders(root: Path, skip: Skip) -> tuple[dict[str, str], set[str]]:
     skip("image outside the folders", sorted(n for n in images if not n.startswith(".")))
     paths = {name: f"{root}/{name}" for name in folders if not name.startswith(".")}
     linked = {n for n, path in paths.items() if os.path.islink(path) and not inside(path, root)}
-    skip("link out of the data set", sorted(linked))
+    skip(LINK, sorted(linked))
     return {name: path for name, path in paths.items() if name not in linked}, linked
 
 
 def _single_images(root: Path, skip: Skip) -> tuple[dict[str, str], set[str]]:
     """Name → path, relative to the data set, of the images in `faces_224/`; no further names."""
     present: dict[str, str] = {}
-    for path in _images_below(root / "faces_224", root, skip):
-        if present.setdefault(stem(path.rpartition("/")[2]), path) != path:
-            skip("second image of a video", [path])
+    if not inside(root / "faces_224", root):
+        skip(LINK, ["faces_224"])
+        return present, set()
+    for folder, _, images in walk(root, skip, "faces_224/"):
+        for image in images:
+            if present.setdefault(stem(image), folder + image) != folder + image:
+                skip("second image of a video", [folder + image])
     return present, set()
-
-
-def _images_below(top: Path, root: Path, skip: Skip) -> Iterator[str]:
-    """Paths of the images at or below a folder, relative to the data set; no link is followed."""
-    if not inside(top, root):
-        skip("link out of the data set", [top.name])
-        return
-    for folder, folders, files in os.walk(top):
-        folders.sort()
-        below = Path(folder).relative_to(root).as_posix()
-        linked = {name for name in folders if os.path.islink(f"{folder}/{name}")}
-        for name in sorted([*files, *linked]):
-            path = f"{folder}/{name}"
-            if os.path.islink(path) and not inside(path, root):
-                skip("link out of the data set", [f"{below}/{name}"])
-            elif name in linked or not name.lower().endswith(IMAGE_SUFFIXES):
-                skip("file name is no image", [f"{below}/{name}"])
-            else:
-                yield f"{below}/{name}"
 
 
 def _frames(folder: str, prefix: str, root: Path, skip: Skip) -> list[tuple[int, int, str]]:
     """(frame, face, path) of the crops in one video's folder, in order."""
-    found = []
+    names = []
     with os.scandir(folder) as entries:
         for entry in entries:
-            frame = parse_frame_name(entry.name)
-            if frame is None:
-                skip("file name is no frame", [prefix + entry.name])
-            elif entry.is_symlink() and not inside(entry.path, root):
-                skip("link out of the data set", [prefix + entry.name])
+            if entry.is_symlink() and not inside(entry.path, root):
+                skip(LINK, [prefix + entry.name])
             else:
-                found.append((*frame, prefix + entry.name))
-    return sorted(found)
-
-
-# The same few hundred names recur in every folder, so the cache saves most of the parsing.
-@functools.lru_cache(maxsize=65536)
-def parse_frame_name(name: str) -> tuple[int, int] | None:
-    """Read `<frame>.png` or `<frame>_<k>.png` (the k-th face, from 2) as (frame, face), or None."""
-    match = re.fullmatch(r"(\d{1,9})(?:_([2-9]|[1-9]\d{1,3}))?\.(?:png|jpe?g)", name, re.ASCII)
-    return (int(match[1]), int(match[2] or 1)) if match else None
-
-
-def _scan_folders(dataset: Dataset, skip: Skip) -> pd.DataFrame:
-    """`real/` and `fake/`: the folder is the label, and every image is a video of its own."""
-    tops = [top for top in sorted(dataset.root.iterdir()) if top.is_dir()]
-    # "/" would make a folder of an id, and two suffixes may share a stem: keep both.
-    rows = [
-        (path, path.replace("/", "__"), top.name.upper())
-        for top in tops
-        if top.name.upper() in CLASSES
-        for path in _images_below(top, dataset.root, skip)
-    ]
-    crops = pd.DataFrame(rows, columns=["path", "video", "label"])
-    method = crops["label"].map({"REAL": "original", "FAKE": "unknown"})
-    facts = {"dataset": dataset.name, "frame": 0, "face": 1, "original": "", "official": ""}
-    return crops.assign(**facts, method=method, root=str(dataset.root))[COLUMNS]
+                names.append(entry.name)
+    found, others = list_frames(names, prefix[:-1])
+    skip("file name is no frame", [prefix + name for name in others])
+    return [(frame, face, prefix + name) for frame, face, name in found]
 
 
 def _draw_videos(crops: pd.DataFrame, max_videos: int, seed: int) -> Kept:
@@ -351,8 +365,10 @@ def _roots(data: str | Path) -> dict[str, Path]:
     for dataset in find_datasets(data):
         if dataset.layout == "faces":
             roots |= dict.fromkeys(read_crop_metadata(dataset)["dataset"], dataset.root)
-        elif dataset.layout in CROP_LAYOUTS:
-            roots[dataset.name] = dataset.root
+        elif dataset.layout == "faceforensics":  # each compression is one
+            kinds = {folder.name for folder in dataset.root.glob("*_sequences/*/*")}
+            roots |= {f"{dataset.name}-{kind}": dataset.root for kind in kinds}
+        roots.setdefault(dataset.name, dataset.root)
     return roots
 
 

@@ -1,34 +1,52 @@
-"""Known layouts on disk: recognise a data set by its marker files and list its videos.
+"""Who says what of a data set: a tree of folders, a table, or the names of files.
 
-| layout | marker | what it holds |
+| layout | marker | video, label, original, split and person are told by |
 |---|---|---|
-| `faces` | `metadata.csv` with `filename` | crops, a folder a video (main set, notebook 00) |
-| `deepfake_faces` | `metadata.csv` with `videoname` | one crop a video in `faces_224/` |
-| `folders` | `real/` or `fake/` | loose images |
-| `dfdc_videos` | `metadata.json` beside videos | raw DFDC |
-| `faceforensics` | `original_sequences/` or `manipulated_sequences/` | raw FaceForensics++ |
-| `celebdf` | `Celeb-real/` or `Celeb-synthesis/` | raw Celeb-DF v2 |
-| `labelled_videos` | a CSV with `filename,label` that names videos | any other raw videos |
+| `faces` | `metadata.csv` with `filename` | the table; a folder of crops a video (main set, 00) |
+| `deepfake_faces` | `metadata.csv` with `videoname` | the table; one crop a video in `faces_224/` |
+| `labelled` | a CSV with `filename,label` | the table |
+| `dfdc` | `metadata.json` of labels | the table |
+| `faceforensics` | `original_sequences/` or `manipulated_sequences/` | the tree, and names |
+| `celebdf` | `Celeb-real/` or `Celeb-synthesis/` | the tree, and names |
+| `folders` | `real/` and `fake/`, also below or above `train/`, `val/`, `test/` | the tree |
+
+Whether videos, folders of frames or single images lie there is another question: all but the first
+two, CROP_TABLES, may hold any of them.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from utils.faces.media import VIDEO_SUFFIXES
+from utils.faces.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from utils.run.artifacts import CLASSES, SPLITS, read_any_json, read_text_csv
-from utils.run.machine import input_roots, inside
 
-CROP_LAYOUTS = ("faces", "deepfake_faces", "folders")
-#: How deep below DATA a data set is looked for; Kaggle's longest mount form needs five.
-MAX_DEPTH = 6
+CROP_TABLES = ("faces", "deepfake_faces")
+#: Words for the classes in tables, in any case. Celeb-DF's own list has 1 for real ones.
+LABELS = {"real": "REAL", "0": "REAL", "fake": "FAKE", "1": "FAKE"}
+ACCEPTED = f"accepted in any case: {', '.join(LABELS)}"
+#: Words for an official split, in tables and as folders, in any case.
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+#: Folders that say what kind of picture lies in them and nothing of the video; the best come last.
+KINDS = ("videos", "video", "frames", "images", "imgs", "crops", "face", "face_images", "faces")
+#: Share of the images of a folder that are named like frames, if it is a video.
+FRAMES = 0.9
+WAYS = (
+    "Two ways to label data of your own: put it into folders real/ and fake/; or write labels.csv "
+    "beside it, with filename,label and, if known, original,method,split,person,group."
+)
 
 
 class Dataset(NamedTuple):
@@ -39,72 +57,166 @@ class Dataset(NamedTuple):
     layout: str
 
 
-def find_datasets(data: str | Path = "") -> list[Dataset]:
-    """Every known data set at or below a folder ("": any Kaggle input), by path, named apart.
+class Video(NamedTuple):
+    """A video, all text, "" where there is none."""
 
-    Raises:
-        FileNotFoundError: the folder does not exist, or nothing known is below it.
-    """
-    tops = [Path(data)] if data else input_roots()
-    for top in tops:
-        if not top.is_dir():
-            raise FileNotFoundError(f"DATA {str(top)!r} is not a folder")
-    found = {root.resolve(): layout for top in tops for root, layout in _search(top)}
-    if not found:
-        where = str(data) if data else "the attached Kaggle inputs"
-        raise FileNotFoundError(
-            f"no known data set in {where}: looked for metadata.csv with crops in folders or in "
-            "faces_224/, real/ and fake/ folders, metadata.json beside videos, FaceForensics++, "
-            "Celeb-DF, and a CSV with filename and label of videos. Set DATA to the folder of a "
-            "data set, or attach one on Kaggle."
-        )
-    datasets: dict[str, Dataset] = {}
-    for path, layout in sorted(found.items()):
-        # Two parts may share a folder name; their parents then tell them apart.
-        names = ["-".join(path.parts[-depth:]) for depth in range(1, len(path.parts))]
-        name = next(name for name in names if name not in datasets)
-        datasets[name] = Dataset(name, path, layout)
-    return list(datasets.values())
+    path: str  # of the film, the folder of its images, or its one image
+    dataset: str
+    video: str  # unique, and safe as a folder name
+    filename: str
+    label: str
+    original: str  # file name of the real video that a fake was made from
+    method: str  # "original" for REAL, "unknown" where a data set does not tell
+    split: str = ""  # the official one
+    person: str = ""  # who is seen, target before donor: `dataset:id`, joined by "+"
+    group: str = ""  # what must stay together for another reason, such as DFDC's part
+    reason: str = ""  # why it cannot be used: absent, a link out of the data set, not listed, …
+    word: str = ""  # the label as it is written
 
 
-def _search(top: Path) -> Iterator[tuple[Path, str]]:
-    """Folder and layout of each data set; it is not entered, for it may hold 100,000 crops."""
-    seen: dict[str, int] = {}  # a folder may hold itself by a link
-    for folder, folders, files in os.walk(top, followlinks=True):
-        real, depth = os.path.realpath(folder), len(Path(folder).relative_to(top).parts)
-        known = seen.get(real, MAX_DEPTH) <= depth
-        layout = "" if known else _layout(Path(folder), set(files), folders)
-        if layout:
-            yield Path(folder), layout
-        deeper = not known and not layout and depth + 1 < MAX_DEPTH
-        folders[:] = sorted(name for name in folders if deeper and not name.startswith("."))
-        seen[real] = min(depth, seen.get(real, MAX_DEPTH))
+#: Paths of films, of folders of images, or of images, below a data set, in order → its videos.
+Reader = Callable[[Dataset, list[str]], Iterator[Video]]
 
 
-def _layout(folder: Path, files: set[str], folders: list[str]) -> str:
+def layout_of(folder: Path, files: set[str], folders: list[str]) -> str:
     """Name the layout of a folder, "" if it is none."""
     if "metadata.csv" in files and _find_labels(folder, {"metadata.csv"}):
-        return "labelled_videos"
+        return "labelled"
     if "metadata.csv" in files:
         header = read_text_csv(folder / "metadata.csv", nrows=0).columns
         return "deepfake_faces" if "videoname" in header or "faces_224" in folders else "faces"
     if {"original_sequences", "manipulated_sequences"} & set(folders):
         return "faceforensics"
-    if {"Celeb-real", "Celeb-synthesis"} & set(folders):
+    if {"celeb-real", "celeb-synthesis"} & {name.lower() for name in folders}:
         return "celebdf"
-    if "metadata.json" in files and any(map(_is_video, files)):
-        return "dfdc_videos"
+    if "metadata.json" in files and (any(map(is_video, files)) or _lists_labels(folder)):
+        return "dfdc"
     if _find_labels(folder, files):
-        return "labelled_videos"
-    return "folders" if {"real", "fake"} & {name.lower() for name in folders} else ""
+        return "labelled"
+    return "folders" if _class_folders(folder, folders) else ""
 
 
-def _is_video(name: str) -> bool:
+# words ------------------------------------------------------------------------------------------
+
+
+def read_label(word: str) -> str:
+    """REAL or FAKE, or the word itself where it is none of LABELS."""
+    return LABELS.get(word.strip().lower().removesuffix(".0"), word)
+
+
+def read_splits(words: pd.Series, *, train_alone: bool = False) -> pd.Series:
+    """Official splits by SPLIT_WORDS, "" for others.
+
+    What only ever says "train" is a folder's name (DFDC's) and no split, unless `train_alone`.
+    """
+    splits = words.fillna("").str.strip().str.lower().map(SPLIT_WORDS).fillna("").astype(str)
+    told = train_alone or splits.isin(["val", "test"]).any()
+    return splits if told else splits.mask(splits == "train", "")
+
+
+def name_group(name: str) -> str:
+    """DFDC's part in a name: "part_0" of `part-0-1`, "part_7" of `dfdc_train_part_07`; or ""."""
+    found = re.search(r"part[-_](\d+)", name.lower())
+    return f"part_{int(found[1])}" if found else ""
+
+
+def is_video(name: str) -> bool:
+    """Whether a file is named like a video."""
     return name.lower().endswith(VIDEO_SUFFIXES)
 
 
+def is_plain_name(name: str) -> bool:
+    """Tell whether a listed name can only mean a file beside its list."""
+    return bool(stem(name)) and not set("/\\\0") & set(name) and stem(name) not in {".", ".."}
+
+
+def stem(name: str) -> str:
+    """A file name without its suffix, which is the id of a video."""
+    name_only, _, suffix = name.rpartition(".")
+    return name_only if name_only and suffix else name
+
+
+def media_stem(path: str) -> str:
+    """The last telling part of a path, without the suffix of a video or an image."""
+    name = (_telling(path.split("/")) or [path])[-1]
+    return stem(name) if name.lower().endswith(VIDEO_SUFFIXES + IMAGE_SUFFIXES) else name
+
+
+def _telling(parts: Iterable[str]) -> list[str]:
+    """The parts of a path that are not just the kind of what lies there."""
+    return [part for part in parts if part.lower() not in KINDS]
+
+
+def _video_id(path: str, *, alone: bool) -> str:
+    """A name for a folder: the stem of a path where no other has it, else all of the path."""
+    name = media_stem(path) if alone else path.replace("/", "__")
+    return re.sub(r"[\\/:\n\0]|\.\.+|^\.", "_", name)
+
+
+# The same few hundred names recur in every folder, so the cache saves most of the parsing.
+@lru_cache(maxsize=65536)
+def parse_frame_name(name: str) -> tuple[int, int] | None:
+    """Read `12.png`, `12_2.png`, `frame_0012.PNG` as (frame, number of the face), or None.
+
+    The number is 1 where there is none. Some count faces from 0: see `list_frames`.
+    """
+    form = r"(?:[a-z]+[_-]?)?(\d{1,9})(?:[_-](\d{1,4}))?(\.[a-z]+)"
+    match = re.fullmatch(form, name.lower(), re.ASCII)
+    return (int(match[1]), int(match[2] or 1)) if match and match[3] in IMAGE_SUFFIXES else None
+
+
+def list_frames(names: Iterable[str], video: str) -> tuple[list[tuple[int, int, str]], list[str]]:
+    """(frame, face, name) of the images of one video, in order, and names that are no frames.
+
+    Faces are counted from 1, also where their names count from 0. The name of the video may come
+    first. Of two names of one face the first one counts.
+    """
+    found: dict[tuple[int, int], str] = {}
+    others = []
+    for name in sorted(names):
+        frame = parse_frame_name(name)
+        if frame is None and name.startswith(video):
+            frame = parse_frame_name(name[len(video) :].lstrip("_-"))
+        if frame is None or found.setdefault(frame, name) != name:
+            others.append(name)
+    shift = any(face == 0 for _, face in found)
+    return sorted((frame, face + shift, name) for (frame, face), name in found.items()), others
+
+
+# tables -----------------------------------------------------------------------------------------
+
+
+def read_crop_metadata(dataset: Dataset) -> pd.DataFrame:
+    """Read `metadata.csv` of a crop data set: all text, "" where unknown, `label` as it stands.
+
+    Raises ValueError where a column that is needed is missing.
+    """
+    path = dataset.root / "metadata.csv"
+    table = read_text_csv(path)
+    name = "videoname" if dataset.layout == "deepfake_faces" else "filename"
+    missing = [column for column in (name, "label", "original") if column not in table]
+    if missing:
+        raise ValueError(
+            f"{path}: column {', '.join(missing)} missing (found: {', '.join(table.columns)}); "
+            f"{name}, label and original are needed, the last one to split without leaks"
+        )
+    table = _filled(table.rename(columns={name: "filename"}), dataset.name)
+    return table.assign(split=read_splits(table["split"]))
+
+
+def _filled(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
+    """A table of videos with all columns, "" where unknown; persons get the data set's name."""
+    columns = ["filename", "label", "original", "method", "split", "dataset", "person", "group"]
+    table = table.reindex(columns=[*columns, "part"], fill_value="").fillna("")
+    table["dataset"] = table["dataset"].where(table["dataset"] != "", dataset)
+    people = table["person"].str.split("+").map(lambda ids: [i for i in ids if i])
+    table["person"] = ["+".join(i if ":" in i else f"{dataset}:{i}" for i in p) for p in people]
+    groups = table["group"].where(table["group"] != "", table.pop("part"))
+    return table.assign(group=[name_group(name or dataset) or name for name in groups])
+
+
 def _find_labels(folder: Path, files: set[str]) -> str:
-    """Name of the CSV that labels the videos at or below a folder, "" if there is none.
+    """Name of the CSV that labels what lies at or below a folder, "" if there is none.
 
     `labels.csv` comes first, and what is wrong with it is a ValueError. Any other must name a video
     as REAL or FAKE, so that a submission or a table of images is none. `metadata.csv` describes
@@ -120,12 +232,12 @@ def _find_labels(folder: Path, files: set[str]) -> str:
                 raise
             continue
         if {"filename", "label"} <= {*table.columns}:
-            films = table[table["filename"].map(_is_video).astype(bool)]
+            films = table[table["filename"].map(is_video).astype(bool)]
             if name == "metadata.csv":
                 films = films.loc[[os.path.isfile(folder / film) for film in films["filename"]]]
-            if meant or films["label"].isin(CLASSES).any():
+            if meant or films["label"].map(read_label).isin(CLASSES).any():
                 return name
-        elif meant and any(map(_is_video, files)):
+        elif meant:
             raise ValueError(
                 f"{folder / name}: columns filename and label are needed "
                 f"(found: {', '.join(table.columns)})"
@@ -135,223 +247,246 @@ def _find_labels(folder: Path, files: set[str]) -> str:
 
 def _read_labels(path: Path, nrows: int | None = None) -> pd.DataFrame:
     table = read_text_csv(path, nrows=nrows).rename(columns=lambda name: name.strip().lower())
-    table = table.fillna("").apply(lambda column: column.str.strip())
-    return table.assign(label=table["label"].str.upper()) if "label" in table else table
+    return table.fillna("").apply(lambda column: column.str.strip())
 
 
-def read_crop_metadata(dataset: Dataset) -> pd.DataFrame:
-    """Read `metadata.csv` of a crop data set as it stands: all text, "" where unknown.
+def read_labelled(dataset: Dataset, paths: list[str]) -> Iterator[Video]:
+    """A CSV with `filename,label` and what else is known, of what lies in any folder below it.
 
-    Raises ValueError where a column that is needed is missing.
+    A name is a path below the CSV, or the bare name of a video, a folder or an image there.
     """
-    path = dataset.root / "metadata.csv"
-    table = read_text_csv(path)
-    name = "videoname" if dataset.layout == "deepfake_faces" else "filename"
-    missing = [column for column in (name, "label", "original") if column not in table]
-    if missing:
-        raise ValueError(
-            f"{path}: column {', '.join(missing)} missing (found: {', '.join(table.columns)}); "
-            f"{name}, label and original are needed, the last one to split without leaks"
-        )
-    columns = ["filename", "label", "original", "method", "split", "dataset"]
-    table = table.rename(columns={name: "filename"}).reindex(columns=columns, fill_value="")
-    table["dataset"] = table["dataset"].where(table["dataset"] != "", dataset.name)
-    # A `split` column that only ever says "train" (DFDC's) is a folder name, not a split.
-    if not (table["split"] == "test").any():
-        table["split"] = ""
-    return table
+    listing, table = _labels_of(dataset)
+    named = defaultdict(list)
+    for path in paths:
+        for name in {path, path.rpartition("/")[2], media_stem(path)}:
+            named[name].append(path)
 
-
-def is_plain_name(name: str) -> bool:
-    """Tell whether a listed name can only mean a file beside its list."""
-    return bool(stem(name)) and not set("/\\\0") & set(name) and stem(name) not in {".", ".."}
-
-
-def stem(name: str) -> str:
-    """A file name without its suffix, which is the id of a video."""
-    name_only, _, suffix = name.rpartition(".")
-    return name_only if name_only and suffix else name
-
-
-class Video(NamedTuple):
-    """A raw video, all text, "" where there is none."""
-
-    path: str  # absolute
-    dataset: str
-    video: str  # unique, and safe as a folder name
-    filename: str
-    label: str
-    original: str  # file name of the real video that a fake was made from
-    method: str  # "original" for REAL, "unknown" where a data set does not tell
-    split: str = ""  # the official one
-    reason: str = ""  # why it cannot be used: absent, a link out of the data set, not listed, …
-
-
-def index_videos(data: str | Path = "") -> pd.DataFrame:
-    """A row a `Video` of every video data set at or below a folder, by data set and video.
-
-    Raises:
-        FileNotFoundError: no video data set there.
-        ValueError: a metadata file is damaged, or two videos share an id.
-    """
-    rows = [
-        video._replace(reason=_unusable(dataset, video))
-        for dataset in find_datasets(data)
-        if dataset.layout in READERS
-        for video in READERS[dataset.layout](dataset.root, dataset.name)
-    ]
-    if not rows:
-        raise FileNotFoundError(
-            f"no raw videos in {str(data)!r}; if it holds face crops, start with 01_explore_data"
-        )
-    videos = pd.DataFrame(rows, columns=Video._fields, dtype=str)
-    usable = videos[videos["reason"] == ""]
-    twice = usable[usable["video"].duplicated(keep=False)].sort_values("video")
-    if len(twice):
-        raise ValueError(
-            f"two videos share the id {twice['video'].iloc[0]!r}: "
-            + " and ".join(twice["path"].iloc[:2])
-            + "; extract these data sets into two OUTPUT folders"
-        )
-    return videos.sort_values(["dataset", "video"], ignore_index=True)
-
-
-def _unusable(dataset: Dataset, video: Video) -> str:
-    """Say why a video cannot be used, "" if it can."""
-    dfdc = dataset.layout == "dfdc_videos"
-    if ".." in Path(video.filename).parts or Path(video.filename).is_absolute():
-        return "name leads out of the data set"
-    if dfdc and Path(video.path).parent != dataset.root:
-        return "name is not a plain file name"
-    if not Path(video.path).is_file():
-        return "listed but absent"
-    if not inside(video.path, dataset.root):
-        return "link out of the data set"
-    if not video.label:
-        return f"not listed in {'metadata.json' if dfdc else 'the table of labels'}"
-    return "" if video.label in CLASSES else f"unknown label {video.label!r}"
-
-
-def read_dfdc(root: Path, name: str) -> Iterator[Video]:
-    """`metadata.json`: {file: {label, split, original}}; our own `method` is read if present."""
-    listing = root / "metadata.json"
-    metadata = read_any_json(listing)
-    if not isinstance(metadata, dict) or not all(isinstance(v, dict) for v in metadata.values()):
-        raise ValueError(f"{listing} does not hold {{file: {{label, split, original}}}}")
-    there = sorted(entry.name for entry in root.iterdir() if _is_video(entry.name))
-    for filename in dict.fromkeys([*metadata, *there]):
-        facts = metadata.get(filename, {})
-        label, original = str(facts.get("label", "")), str(facts.get("original") or "")
-        method = str(facts.get("method") or ("original" if label == "REAL" else "unknown"))
-        path, video = str(root / filename), Path(filename).stem
-        yield Video(path, name, video, filename, label, original, method)
-
-
-def read_faceforensics(root: Path, name: str) -> Iterator[Video]:
-    """`<original|manipulated>_sequences/<method>/<compression>/videos/<target>[_<source>].mp4`."""
-    splits: dict[str, str] = {}
-    for split in SPLITS:
-        official = root / "splits" / f"{split}.json"
-        if official.is_file():
-            splits |= {str(number): split for pair in read_any_json(official) for number in pair}
-    films = sorted(film for film in root.glob("*_sequences/*/*/videos/*") if _is_video(film.name))
-    films = [film for film in films if film.parts[-3] != "masks"]  # where fakes were altered
-    several = len({film.parts[-3] for film in films}) > 1
-    first: dict[str, str] = {}  # real video → its file in the first compression
-    for film in films:
-        sequences, method, compression = film.parts[-5:-2]
-        suffix = f"_{compression}" if several else ""
-        if sequences == "original_sequences":
-            # YouTube originals are known by their number; the actors' ones by a name of their own.
-            label, method, video = "REAL", "original", f"{film.stem}{suffix}"
-            # The same scene in another compression goes back to the first.
-            original = first.get(film.stem, "")
-            first.setdefault(film.stem, f"{video}{film.suffix}")
-        else:
-            label, video = "FAKE", f"{method}_{film.stem}{suffix}"
-            # `004_982` was made from 004; DeepFakeDetection's `01_02__scene__ID` from `01__scene`.
-            actors, *scene = film.stem.split("__")[:2]
-            original = "__".join([actors.split("_")[0], *scene]) + suffix + film.suffix
-        dataset = f"{name}-{compression}" if several else name
-        split = splits.get(film.stem.split("_")[0], "")
-        yield Video(str(film), dataset, video, film.name, label, original, method, split)
-
-
-def read_celebdf(root: Path, name: str) -> Iterator[Video]:
-    """`Celeb-synthesis/id0_id1_0000.mp4` was made from `Celeb-real/id0_0000.mp4`."""
-    listing = root / "List_of_testing_videos.txt"
-    lines = listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else []
-    tested = {line.split()[-1] for line in lines if line.strip()}
-    for folder in ("Celeb-real", "YouTube-real", "Celeb-synthesis"):
-        for film in sorted(film for film in (root / folder).glob("*") if _is_video(film.name)):
-            label, original, method = "REAL", "", "original"
-            if folder == "Celeb-synthesis":
-                parts = film.stem.split("_")
-                label, original, method = "FAKE", f"{parts[0]}_{parts[-1]}{film.suffix}", folder
-            split = "test" if f"{folder}/{film.name}" in tested else ""
-            yield Video(str(film), name, film.stem, film.name, label, original, method, split)
-
-
-def read_labelled(root: Path, name: str) -> Iterator[Video]:
-    """A CSV with `filename,label` and, if known, `original,method,split`; videos in any folder.
-
-    A name is a path below the CSV, or the bare name of a video in one of the folders there.
-    """
-    listing = root / _find_labels(root, {entry.name for entry in root.iterdir()})
-    films = _Films(root, listing)
-    columns = ["filename", "label", "original", "method", "split"]
-    table = _read_labels(listing).reindex(columns=columns, fill_value="")
-    table["filename"] = table["filename"].map(films.find)
-    table["label"] = table["label"].where(table["label"] != "", "(none)")
-    # Where two rows disagree, neither is believed.
-    labels = table.groupby("filename")["label"].agg(lambda label: " and ".join(sorted({*label})))
-    table = table.drop_duplicates("filename").set_index("filename").assign(label=labels)
-    unlisted = sorted(set(films.paths) - set(table.index))
-    table = table.reindex([*table.index, *unlisted], fill_value="").reset_index()
-    stems = table["filename"].map(lambda film: Path(film).stem)
-    for row, alone in zip(table.itertuples(index=False), ~stems.duplicated(keep=False)):
-        film, real = row.filename, row.label == "REAL"
-        unique = Path(film).stem if alone else film.replace("/", "__")
-        yield Video(
-            *(str(root / film), name, re.sub(r"[\\/:\n\0]|\.\.+|^\.", "_", unique), film),
-            label=row.label,
-            original=films.find(row.original) if row.original and not real else "",
-            method=row.method or ("original" if real else "unknown"),
-            split=row.split.lower() if row.split.lower() in SPLITS else "",
-        )
-
-
-class _Films:
-    """The videos at or below a folder, and what a name in its table means."""
-
-    def __init__(self, root: Path, listing: Path) -> None:
-        self.listing = listing
-        self.paths: list[str] = []
-        for folder, folders, files in os.walk(root):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            films = [Path(folder, name) for name in sorted(files) if _is_video(name)]
-            self.paths += [film.relative_to(root).as_posix() for film in films]
-        self.named: dict[str, list[str]] = defaultdict(list)
-        for path in self.paths:
-            for name in {path, Path(path).name, Path(path).stem}:
-                self.named[name].append(path)
-
-    def find(self, name: str) -> str:
-        """The path of a video by its path, bare name, or id; what is not there keeps its name."""
+    def find(name: str) -> str:
+        """A path of `paths` by its path, bare name, or id; what is not there keeps its name."""
         name = name.replace("\\", "/")
-        found = self.named.get(name, [name])
+        found = named.get(name) or named.get(media_stem(name)) or [name]
         if len(found) > 1 and name not in found:
             raise ValueError(
-                f"{self.listing}: {name!r} is there more than once ({found[0]}, {found[1]}); "
+                f"{listing}: {name!r} is there more than once ({found[0]}, {found[1]}); "
                 "write its path below the table"
             )
         return name if name in found else found[0]
 
+    table["filename"] = table["filename"].map(find)
+    # Where two rows disagree, neither is believed.
+    words = table["label"].where(table["label"] != "", "(none)").groupby(table["filename"])
+    words = words.agg(lambda words: " and ".join(sorted({*words})))
+    table = table.drop_duplicates("filename").set_index("filename").assign(label=words)
+    unlisted = sorted(set(paths) - set(table.index))
+    table = table.reindex([*table.index, *unlisted], fill_value="").reset_index()
+    stems = Counter(map(media_stem, table["filename"]))
+    for row in table.itertuples(index=False):
+        path, real = row.filename, read_label(row.label) == "REAL"
+        original = find(row.original) if row.original and not real else ""
+        method = row.method or ("original" if real else "unknown")
+        video = _video_id(path, alone=stems[media_stem(path)] == 1)
+        facts = (path, row.label, original, method, row.split, row.person, row.group)
+        yield Video(path, dataset.name, video, *facts)
 
-READERS = {
-    "dfdc_videos": read_dfdc,
-    "faceforensics": read_faceforensics,
-    "celebdf": read_celebdf,
-    "labelled_videos": read_labelled,
+
+def _labels_of(dataset: Dataset) -> tuple[Path, pd.DataFrame]:
+    listing = dataset.root / _find_labels(dataset.root, set(os.listdir(dataset.root)))
+    return listing, _filled(_read_labels(listing), dataset.name)
+
+
+def _listed_folders(dataset: Dataset, folders: Mapping[str, list[str]]) -> set[str]:
+    """Folders that the table names, by path, name or id."""
+    names = _labels_of(dataset)[1]["filename"].str.replace("\\", "/")
+    listed = {*names, *names.map(media_stem)}
+    return {folder for folder in folders if {folder, media_stem(folder)} & listed}
+
+
+def _lists_labels(folder: Path) -> bool:
+    try:
+        return any("label" in facts for facts in _read_dfdc(folder).values())
+    except ValueError:
+        return False
+
+
+def _read_dfdc(root: Path) -> dict[str, dict[str, Any]]:
+    listing = root / "metadata.json"
+    table = read_any_json(listing)
+    if not isinstance(table, dict) or not all(isinstance(v, dict) for v in table.values()):
+        raise ValueError(f"{listing} does not hold {{file: {{label, split, original}}}}")
+    return table
+
+
+def read_dfdc(dataset: Dataset, paths: list[str]) -> Iterator[Video]:
+    """`metadata.json`: {file: {label, split, original}}; our own `method` is read if present."""
+    metadata = _read_dfdc(dataset.root)
+    there = {media_stem(path): path for path in paths if "/" not in path}
+    listed = {stem(name) for name in metadata}
+    for filename in [*metadata, *(path for name, path in there.items() if name not in listed)]:
+        facts = metadata.get(filename, {})
+        word, original = str(facts.get("label", "")), str(facts.get("original") or "")
+        method = "original" if read_label(word) == "REAL" else "unknown"
+        path = there.get(stem(filename), filename) if is_plain_name(filename) else filename
+        told = (filename, word, original, str(facts.get("method") or method))
+        yield Video(path, dataset.name, Path(filename).stem, *told)
+
+
+# trees ------------------------------------------------------------------------------------------
+
+
+def read_faceforensics(dataset: Dataset, paths: list[str]) -> Iterator[Video]:
+    """`<original|manipulated>_sequences/<method>/<compression>/<kind>/<target>[_<donor>]`."""
+    root, name = dataset.root, dataset.name
+    splits: dict[str, str] = {}
+    for split in SPLITS:
+        for official in (root / "splits" / f"{split}.json", root / f"{split}.json"):
+            pairs = read_any_json(official) if official.is_file() else []
+            splits |= {str(number): split for pair in pairs for number in pair}
+    # Where several kinds of pictures of one video lie side by side, the best.
+    best: dict[tuple[str, str, str, str], tuple[int, str]] = {}
+    for path in paths:
+        top, *rest = path.split("/")
+        if top.endswith("_sequences") and (telling := _telling(rest[2:])):
+            kind = max((KINDS.index(p.lower()) for p in rest[2:] if p.lower() in KINDS), default=0)
+            key = (top, *rest[:2], telling[-1])
+            best[key] = max(best.get(key, (-1, "")), (kind, path))
+    several = len({compression for _, _, compression, _ in best}) > 1
+    first: dict[str, str] = {}  # real video → its file in the first compression
+    for (top, method, compression, filename), (_, path) in sorted(best.items()):
+        film, suffix = media_stem(filename), f"_{compression}" if several else ""
+        ending = filename.removeprefix(film)
+        # `004_982` was made of 004 and shows 982; DeepFakeDetection's `01_02__scene__ID` likewise.
+        actors, *scene = film.split("__")[:2]
+        people = actors.split("_")
+        if top == "original_sequences":
+            # YouTube originals are known by their number; the actors' ones by a name of their own.
+            label, method, video = "REAL", "original", f"{film}{suffix}"
+            # The same scene in another compression goes back to the first.
+            original = first.get(film, "")
+            first.setdefault(film, f"{video}{ending}")
+        else:
+            label, video = "FAKE", f"{method}_{film}{suffix}"
+            original = "__".join([people[0], *scene]) + suffix + ending
+        part = f"{name}-{compression}" if several else name
+        facts = (filename, label, original, method, splits.get(film.split("_")[0], ""))
+        yield Video(path, part, video, *facts, "+".join(f"{name}:{who}" for who in people))
+
+
+def read_celebdf(dataset: Dataset, paths: list[str]) -> Iterator[Video]:
+    """`Celeb-synthesis/[<kind>/<method>/]id0_id1_0000` was made of `Celeb-real/id0_0000`."""
+    listing = dataset.root / "List_of_testing_videos.txt"
+    lines = listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else []
+    tested = {stem(line.split()[-1]).lower() for line in lines if line.strip()}
+    labels = {"celeb-real": "REAL", "youtube-real": "REAL", "celeb-synthesis": "FAKE"}
+    for path in paths:
+        top, *rest = path.split("/")
+        rest, label = _telling(rest), labels.get(top.lower(), "")
+        if not label or not rest:
+            continue
+        film = media_stem(rest[-1])
+        parts, video, original, method = film.split("_"), film, "", "original"
+        if label == "FAKE":
+            original = f"{parts[0]}_{parts[-1]}{rest[-1].removeprefix(film)}"
+            method = rest[-2] if len(rest) > 1 else top
+            video = f"{method}_{film}" if len(rest) > 1 else film
+        split = "test" if f"{top}/{film}".lower() in tested else ""
+        people = "+".join(f"{dataset.name}:{p}" for p in parts if re.fullmatch(r"id\d+", p))
+        facts = (rest[-1], label, original, method, split, people)
+        yield Video(path, dataset.name, video, *facts)
+
+
+def read_folders(dataset: Dataset, paths: list[str]) -> Iterator[Video]:
+    """`real/` and `fake/`: the folder is the label; a film or folder of frames is a video.
+
+    A fake is made of the real video of its name, if there is one.
+    """
+    tops = _class_folders(dataset.root)
+    placed = {path: place for path in paths if (place := _place(tops, path))}
+    stems = Counter(map(media_stem, placed))
+    reals: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for path, (label, split, rest) in placed.items():
+        if label == "REAL":
+            for name in {"/".join(rest), rest[-1]}:
+                reals[split, stem(name)].add(path)
+    for path, (label, split, rest) in placed.items():
+        loose = path.lower().endswith(IMAGE_SUFFIXES)
+        original, method, video = "", "original", path.replace("/", "__")
+        if label == "FAKE":
+            method = rest[-2] if len(rest) > 1 else "unknown"
+            twins = reals.get((split, stem("/".join(rest)))) or reals[split, stem(rest[-1])]
+            original = min(twins) if len(twins) == 1 and not loose else ""
+        if not loose:
+            video = _video_id(path, alone=stems[media_stem(path)] == 1)
+        yield Video(path, dataset.name, video, path, label, original, method, split)
+
+
+def _class_folders(root: Path, folders: list[str] | None = None) -> dict[str, tuple[str, str]]:
+    """`real`, `test/fake`, `fake/train` and their like: label and word of the split by path."""
+    folders = _folders(root) if folders is None else folders
+    tops: dict[str, tuple[str, str]] = {}
+    for name, label in _classes(folders).items():
+        parted = [part for part in _folders(root / name) if part.lower() in SPLIT_WORDS]
+        tops |= {name: (label, ""), **{f"{name}/{part}": (label, part) for part in parted}}
+    for part in (name for name in folders if name.lower() in SPLIT_WORDS):
+        labels = _classes(_folders(root / part))
+        tops |= {f"{part}/{name}": (label, part) for name, label in labels.items()}
+    return tops
+
+
+def _folders(folder: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    except OSError:  # a link to itself, or not ours to read
+        return []
+
+
+def _classes(folders: Iterable[str]) -> dict[str, str]:
+    """Folder to label: `real` and `fake`, or, where there are both, names that hold one word."""
+    exact = {name: name.upper() for name in folders if name.upper() in CLASSES}
+    words = {name: {*re.split("[^A-Z]+", name.upper())} & {*CLASSES} for name in folders}
+    told = {name: found.pop() for name, found in words.items() if len(found) == 1}
+    return exact or (told if len({*told.values()}) == 2 else {})
+
+
+def _place(tops: Mapping[str, tuple[str, str]], path: str) -> tuple[str, str, list[str]] | None:
+    """Label, split, and what else the path of a video tells; None outside the class folders."""
+    parts = path.split("/")
+    for depth in (2, 1):
+        found, rest = tops.get("/".join(parts[:depth])), _telling(parts[depth:])
+        if found and rest:
+            return *found, rest
+    return None
+
+
+def _frame_folders(dataset: Dataset, folders: Mapping[str, list[str]]) -> set[str]:
+    """Folders that are videos: their images are named like frames, and their class has several.
+
+    `fake/stylegan/` with 5,000 images is no video.
+    """
+    tops, found = _class_folders(dataset.root), defaultdict(set)
+    for folder, images in folders.items():
+        if place := _place(tops, folder):
+            frames, _ = list_frames(images, place[2][-1])
+            if len(frames) >= FRAMES * len(images):
+                found[place[0]].add(folder)
+    return {folder for several in found.values() if len(several) > 1 for folder in several}
+
+
+class Layout(NamedTuple):
+    """How a layout is read: its videos, and which folders of images are a video each."""
+
+    read: Reader
+    folders_of: Callable[[Dataset, Mapping[str, list[str]]], set[str]]
+
+
+def _deep(depth: int) -> Callable[[Dataset, Mapping[str, list[str]]], set[str]]:
+    """Folders whose path tells something beyond its first `depth` parts."""
+    return lambda _, folders: {f for f in folders if _telling(f.split("/")[depth:])}
+
+
+LAYOUTS = {
+    "dfdc": Layout(read_dfdc, lambda _, folders: {f for f in folders if f and "/" not in f}),
+    "faceforensics": Layout(read_faceforensics, _deep(3)),
+    "celebdf": Layout(read_celebdf, _deep(1)),
+    "labelled": Layout(read_labelled, _listed_folders),
+    "folders": Layout(read_folders, _frame_folders),
 }
-VIDEO_LAYOUTS = tuple(READERS)

@@ -1,54 +1,119 @@
-"""Split by source, so that no scene stands on both sides; prove it; find what files give away."""
+"""Split so that nothing that is known of the test stands in train, and prove it."""
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from itertools import product
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.cluster.hierarchy import DisjointSet
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import GroupShuffleSplit
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits
 
-from utils.data.crops import STATISTICS, VIDEO, Kept, read_crops
-from utils.run.artifacts import ARTIFACTS, CLASSES, SPLITS, bring, write_json, write_table
+from utils.data.crops import VIDEO
+from utils.run.artifacts import CLASSES, SPLITS
 from utils.run.machine import stable_hash
-from utils.stats.metrics import bootstrap, y_true_of
 
 #: Shares of the videos for train, val and test.
 FRACTIONS = np.array([0.70, 0.15, 0.15])
-INDEX = ("index.csv", "data_audit.json")
-ZERO_PIXEL_FEATURES = ("file_bytes", "width", "height", "crops", "frames", "faces_per_frame")
-#: What the leakage ladder looks at.
-FEATURES = (*STATISTICS, "file_bytes")
-#: Random splits of each kind.
-REPEATS = 5
-#: Above so many rows at most so many crops a video, then whole sources, are kept.
-MAX_ROWS, CROPS_PER_VIDEO = 20_000, 10
+#: What SPLIT_BY of 01 may say.
+SPLIT_BY = ("auto", "official", "person", "group", "source")
+#: Shares of the videos between which "auto" takes a split by person or group.
+BANDS = {"train": (0.6, 0.8), "val": (0.1, 0.25), "test": (0.1, 0.25)}
 
 
 class LeakageError(ValueError):
     """A split that lets the test be known before it is taken."""
 
 
-def split_crops(crops: pd.DataFrame, *, seed: int = 0) -> Kept:
-    """`crops` of `inspect_crops` with `source` and `split`, and those that have no place in it."""
+def split_crops(
+    crops: pd.DataFrame, *, by: str = "auto", seed: int = 0
+) -> tuple[pd.DataFrame, pd.DataFrame, str]:
+    """Give every crop of `inspect_crops` its `source` and `split`.
+
+    Args:
+        by: of SPLIT_BY. "official" and "source" keep official lists and split the rest by source;
+            "person" and "group" deal out people and groups instead, whatever is listed. Where the
+            donors of fakes link nearly all people (Celeb-DF), a split by person is one by target:
+            the donor of a fake may be on another side. "auto" takes the official split where some
+            video is listed as test; else people, else groups, if that gives shares within BANDS
+            and both classes everywhere; else sources.
+        seed: of the split.
+    Returns:
+        The crops; those that have no place in the split: `dataset, reason, name`; and what it was
+        split by.
+    Raises:
+        ValueError: unknown `by`, nothing is known of what it asks for, or too few for three splits.
+    """
+    if by not in SPLIT_BY:
+        raise ValueError(f"SPLIT_BY is {by!r}; accepted: {', '.join(SPLIT_BY)}")
     crops = crops.assign(source=source_groups(crops))
-    crops["split"] = split_by_source(crops, seed=seed)
-    placed = crops["split"] != ""
+    official = (crops["official"] == "test").any() if "official" in crops else False
+    known = {"official": official, "source": True}
+    known |= {name: name in crops and (crops[name] != "").any() for name in ("person", "group")}
+    if by != "auto" and not known[by]:
+        raise ValueError(
+            f"SPLIT_BY={by}: nothing in the data tells of that; known: "
+            f"{', '.join(name for name in SPLIT_BY[1:] if known[name])}"
+        )
+    order = ["official"] if official else ["person", "group", "source"]
+    for way in [name for name in order if known[name]] if by == "auto" else [by]:
+        found = _split_by(crops, way, seed, asked=by != "auto")
+        if found is not None:
+            break
+    placed = found != ""
     left_out = crops.loc[~placed, ["dataset", "path"]].rename(columns={"path": "name"})
     left_out["reason"] = "linked to an official test or val video"
-    return crops[placed].reset_index(drop=True), left_out
+    kept = crops.assign(split=found)[placed].reset_index(drop=True)
+    return kept, left_out, way
+
+
+def _split_by(crops: pd.DataFrame, way: str, seed: int, *, asked: bool) -> pd.Series | None:
+    """The split by one way; None where "auto" should go on to the next."""
+    if way in ("official", "source"):
+        return split_by_source(crops, seed=seed)
+    ids = crops[way].str.split("+") if way == "person" else crops[way].map(lambda name: [name])
+    # A group is a data set of its own: dealt by data set, all of them would go to train.
+    plain = crops.assign(official="", dataset=crops["dataset"] if way == "person" else "")
+    split = None
+    # All who are seen; else, of people, those whose video it is.
+    for depth in (None, 1) if way == "person" else (None,):
+        units = _joined(crops["source"], ids.str[:depth], way)
+        try:
+            split = split_by_source(plain.assign(source=units), seed=seed)
+        except ValueError:
+            if asked and depth == (1 if way == "person" else None):
+                raise
+            continue
+        if _within_bands(crops.assign(split=split)):
+            return split
+    return split if asked else None
+
+
+def _joined(source: pd.Series, ids: pd.Series, kind: str) -> pd.Series:
+    """Name of what belongs together: sources that share an id, directly or by others."""
+    pairs = pd.DataFrame({"source": source, "id": ids}).explode("id")
+    pairs = pairs[pairs["id"].fillna("") != ""].drop_duplicates()
+    links = [(name, f"{kind} {i}") for name, i in zip(pairs["source"], pairs["id"])]
+    named: dict[str, str] = {}
+    for names in _linked(source, links):
+        named |= dict.fromkeys(names, min(names))
+    return source.map(named)
+
+
+def _linked(names: Iterable[str], links: list[tuple[str, str]]) -> Iterable[set[str]]:
+    """What is linked, directly or by others, a set each; names without a link by themselves."""
+    groups = DisjointSet({*names, *(name for link in links for name in link)})
+    for link in links:
+        groups.merge(*link)
+    return groups.subsets()
+
+
+def _within_bands(crops: pd.DataFrame) -> bool:
+    videos = crops.drop_duplicates(VIDEO)
+    shares = videos["split"].value_counts(normalize=True)
+    within = all(low <= shares.get(name, 0) <= high for name, (low, high) in BANDS.items())
+    return within and (videos.groupby("split")["label"].nunique() == len(CLASSES)).all()
 
 
 def source_groups(crops: pd.DataFrame) -> pd.Series:
@@ -66,12 +131,9 @@ def source_groups(crops: pd.DataFrame) -> pd.Series:
         pairs = crops[["digest", "video"]].drop_duplicates()
         first = pairs.groupby("digest")["video"].transform("first")
         links += [(v, o) for v, o in zip(pairs["video"], first) if v != o]
-    groups = DisjointSet({*crops["video"], *(name for link in links for name in link)})
-    for link in links:
-        groups.merge(*link)
     real = set(crops.loc[crops["label"] == "REAL", "video"]) | set(videos["original"])
     sources: dict[str, str] = {}
-    for names in groups.subsets():
+    for names in _linked(crops["video"], links):
         sources |= dict.fromkeys(names, min(names & real or names))
     return crops["video"].map(sources).rename("source")
 
@@ -196,33 +258,6 @@ def _offender(names: pd.Series, split: pd.Series) -> str:
     return str(spread.index[spread > 1][0]) if (spread > 1).any() else ""
 
 
-def describe_split(index: pd.DataFrame) -> str:
-    """Markdown: what `check_splits` proved, and how much the data says of what belongs together."""
-    lines = [f"- {check.replace('_', ' ')}: holds" for check in check_splits(index)]
-    videos = index.groupby("source")["video"].nunique()
-    alone = int((videos == 1).sum())
-    note = f"{alone:,} of {len(videos):,} sources have a single video."
-    if alone == len(videos):
-        note += (
-            " **Nothing here says which images belong together.** If several show one person or "
-            "scene, some may stand on both sides of the split, and every figure from here on may "
-            "flatter."
-        )
-    return "\n".join([*lines, "", note])
-
-
-def split_summary(index: pd.DataFrame) -> pd.DataFrame:
-    """Sources, videos, crops and videos a class in each split; index = split."""
-    videos = index.drop_duplicates(VIDEO)
-    table = pd.crosstab(videos["split"], videos["label"]).reindex(index=SPLITS, columns=CLASSES)
-    table = table.assign(
-        sources=index.groupby("split")["source"].nunique(),
-        videos=videos.groupby("split").size(),
-        crops=index.groupby("split").size(),
-    )
-    return table[["sources", "videos", "crops", *CLASSES]].fillna(0).astype(int)
-
-
 def control_labels(index: pd.DataFrame, *, seed: int = 0) -> pd.Series:
     """Labels of a control run: in train and val, drawn anew a video and blind to the true ones.
 
@@ -241,181 +276,3 @@ def control_labels(index: pd.DataFrame, *, seed: int = 0) -> pd.Series:
             labels[rows] = np.where(fake, "FAKE", "REAL")
     drawn = index[VIDEO].merge(videos[VIDEO].assign(label=labels), on=VIDEO, how="left")
     return drawn["label"].set_axis(index.index)
-
-
-def write_index(
-    index: pd.DataFrame,
-    left_out: pd.DataFrame,
-    output: str | Path,
-    *,
-    leaks: dict[str, Any],
-    seed: int = 0,
-) -> str:
-    """Write index.csv and data_audit.json; return the fingerprint of the data.
-
-    Args:
-        index: of `split_crops`, with this `seed`.
-        left_out: `dataset, reason, name` of all that is not used.
-        leaks: of `find_leaks`.
-    Raises:
-        LeakageError: the split leaks.
-    """
-    audit = {
-        "datasets": [
-            {"name": name, "videos": rows["video"].nunique(), "crops": len(rows)}
-            for name, rows in index.groupby("dataset")
-        ],
-        "videos": index.drop_duplicates(VIDEO)["label"].value_counts().to_dict(),
-        "crops": index["label"].value_counts().to_dict(),
-        "left_out": {
-            reason: {"count": len(names), "examples": sorted(names)[:5]}
-            for reason, names in left_out.groupby("reason")["name"]
-        },
-        "splits": split_summary(index).to_dict("index"),
-        "checks": check_splits(index),
-        **leaks,
-        "fingerprint": fingerprint(index),
-        "seed": seed,
-    }
-    write_json(audit, output, "data_audit.json")
-    write_table(index[ARTIFACTS["index.csv"].columns], output, "index.csv")
-    return str(audit["fingerprint"])
-
-
-def fingerprint(crops: pd.DataFrame) -> str:
-    """A short name of opened crops: 16 hex digits that change with any crop, label or name."""
-    rows = sorted(zip(crops["dataset"], crops["path"], crops["label"], crops["digest"]))
-    return hashlib.blake2b(repr(rows).encode(), digest_size=8).hexdigest()
-
-
-def ensure_index(data: str | Path, output: str | Path) -> str:
-    """See to it that OUTPUT holds index.csv and data_audit.json; one sentence says how.
-
-    Attached ones are brought along, so that this notebook's output is enough for the next. Where
-    there are none, both are made as 01_explore_data makes them; raises what `scan_crops` does then.
-    """
-    if found := bring(INDEX, output):
-        return found
-    crops, left_out = read_crops(data)
-    index, unplaced = split_crops(crops)
-    left_out = pd.concat([left_out, unplaced], ignore_index=True)
-    write_index(index, left_out, output, leaks=find_leaks(index))
-    return "No index.csv here or attached: made as 01_explore_data makes it, at its defaults."
-
-
-def find_leaks(index: pd.DataFrame, *, seed: int = 0) -> dict[str, Any]:
-    """For data_audit.json: `zero_pixel`, and `leakage_ladder` over all FEATURES."""
-    return {
-        "zero_pixel": zero_pixel_baseline(index, seed=seed),
-        "leakage_ladder": leakage_ladder(index, seed=seed),
-    }
-
-
-def zero_pixel_baseline(index: pd.DataFrame, *, seed: int = 0) -> dict[str, Any]:
-    """How well file sizes, crop sizes and counts tell FAKE from REAL, by video.
-
-    A model that is not clearly above this has shown nothing. Arguments are those of
-    `zero_pixel_scores`; `seed` is that of the resamples of test sources too.
-
-    Returns:
-        `roc_auc`: {value, low, high}, None where it is not defined; `n_train`, `n_test`: videos;
-        `features`: for each of ZERO_PIXEL_FEATURES its `name`, `roc_auc` (test AUC of it alone, its
-        direction taken from train, or None) and `constant` (one value over all training videos).
-    """
-    videos = zero_pixel_scores(index, seed=seed)
-    train, test = (videos[videos["split"] == split] for split in ("train", "test"))
-    defined = test["score"].notna().any()
-    features: list[dict[str, Any]] = []
-    for name in ZERO_PIXEL_FEATURES:
-        constant, auc = bool(train[name].nunique() < 2), None
-        if defined and not constant:
-            sign = 1 if roc_auc_score(y_true_of(train), train[name]) >= 0.5 else -1
-            auc = float(roc_auc_score(y_true_of(test), sign * test[name]))
-        features.append({"name": name, "roc_auc": auc, "constant": constant})
-    found: dict[str, float | None] = dict.fromkeys(("value", "low", "high"))
-    if defined:
-        groups, truth = test["source"], y_true_of(test)
-        found = bootstrap(truth, test["score"], groups=groups, threshold=0.5, seed=seed)["roc_auc"]
-    return {"roc_auc": found, "features": features, "n_train": len(train), "n_test": len(test)}
-
-
-def zero_pixel_scores(index: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
-    """P(FAKE) of each test video by its files alone: gradient boosting, fitted on train.
-
-    Args:
-        index: a row a crop: `dataset, video, frame, label, source, split`, `width, height` (pixels)
-            and `file_bytes` (of the crop's file).
-    Returns:
-        A row a video: `dataset, video, label, source, split`, ZERO_PIXEL_FEATURES and `score`, NaN
-        outside test, and everywhere where train or test lacks a class.
-    """
-    sizes, facts = ["file_bytes", "width", "height"], ["label", "source", "split"]
-    grouped = index.groupby(VIDEO)
-    videos = grouped[facts].first().join(grouped[sizes].median())
-    videos["crops"], videos["frames"] = grouped.size(), grouped["frame"].nunique()
-    videos["faces_per_frame"] = videos["crops"] / videos["frames"]
-    videos = videos.reset_index().assign(score=np.nan)
-    train, test = (videos["split"] == split for split in ("train", "test"))
-    if all(videos.loc[rows, "label"].nunique() == 2 for rows in (train, test)):
-        x = videos[list(ZERO_PIXEL_FEATURES)]
-        model = HistGradientBoostingClassifier(
-            max_iter=50, max_leaf_nodes=15, early_stopping=False, random_state=seed
-        )
-        # One thread: spinning OpenMP threads slow it many times over beside another process.
-        with threadpool_limits(1, user_api="openmp"):
-            model.fit(x[train], y_true_of(videos[train]))
-            videos.loc[test, "score"] = model.predict_proba(x[test])[:, 1]
-    return videos
-
-
-def leakage_ladder(
-    index: pd.DataFrame, features: Sequence[str] = FEATURES, *, seed: int = 0
-) -> pd.DataFrame:
-    """The same features and classifier under a split by frame, by video and by source.
-
-    Nearest neighbours remember: under a split by frame they find a near copy of the test crop in
-    the training rows. What a laxer split adds over the split by source was never detection. Where
-    a fake keeps its original's look, a split by video can even fall below: the nearest training
-    crop then is the original, of the other class. Rows are split 70/30, REPEATS times.
-
-    Args:
-        index: a row a crop: `dataset, video, frame, label, source` and the numeric `features`.
-        seed: of the sample (of MAX_ROWS), the splits and the resamples.
-    Returns:
-        Rows "frame", "video", "source" in column `split`; `roc_auc`, by crop; `low`, `high`: the
-        95% interval of one split, resampling test sources (all three are means over the splits);
-        `flatters`: `roc_auc` minus that of "source". NaN where no split has both classes on both
-        sides.
-    """
-    keys = [key for key in (*VIDEO, "frame", "face", "path") if key in index]
-    rows = _thin(index.sort_values(keys, kind="stable"), seed)
-    x, y_true = rows[list(features)].to_numpy(np.float64), y_true_of(rows)
-    video, source = (rows.groupby(by).ngroup().to_numpy() for by in (VIDEO, "source"))
-    ladder = []
-    for name, groups in {"frame": np.arange(len(rows)), "video": video, "source": source}.items():
-        aucs = []
-        splitter = GroupShuffleSplit(REPEATS, test_size=0.3, random_state=seed)
-        several = len(np.unique(groups)) > 1
-        for train, test in splitter.split(x, groups=groups) if several else ():
-            if any(len(np.unique(y_true[side])) < 2 for side in (train, test)):
-                continue
-            nearest = KNeighborsClassifier(5, weights="distance", algorithm="kd_tree")
-            model = make_pipeline(StandardScaler(), nearest).fit(x[train], y_true[train])
-            y_score = model.predict_proba(x[test])[:, 1].clip(0, 1)
-            draws: dict[str, Any] = {"groups": source[test], "n_resamples": 200, "seed": seed}
-            aucs.append(bootstrap(y_true[test], y_score, threshold=0.5, **draws)["roc_auc"])
-        means = pd.DataFrame(aucs, columns=["value", "low", "high"], dtype=np.float64).mean()
-        ladder.append([name, *means])
-    table = pd.DataFrame(ladder, columns=["split", "roc_auc", "low", "high"])
-    return table.assign(flatters=table["roc_auc"] - table["roc_auc"].iloc[-1])
-
-
-def _thin(index: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """At most MAX_ROWS rows that keep several crops a video and all videos of a source."""
-    if len(index) <= MAX_ROWS:
-        return index
-    rows = index.sample(frac=1, random_state=seed)
-    rows = rows[rows.groupby(VIDEO).cumcount() < CROPS_PER_VIDEO]
-    sizes = rows["source"].value_counts().sort_index().sample(frac=1, random_state=seed)
-    kept = sizes.index[sizes.cumsum() - sizes < MAX_ROWS]
-    return rows[rows["source"].isin(kept)].head(MAX_ROWS)

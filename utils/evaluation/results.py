@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from utils.data.audit import zero_pixel_scores
 from utils.data.crops import (
     STATISTICS,
     VIDEO,
@@ -21,7 +22,7 @@ from utils.data.crops import (
     scan_crops,
     spread_frames,
 )
-from utils.data.splits import check_splits, source_groups, zero_pixel_scores
+from utils.data.splits import check_splits, source_groups
 from utils.faces.detection import focus
 from utils.faces.media import load_crop
 from utils.model.network import find_model, keep_model

@@ -153,7 +153,8 @@ def extract_faces(
         told["fps"] = [record["fps"] for record in ordered]
         for i, side in enumerate(("width", "height")):  # whole numbers, or nothing
             told[side] = pd.array([record["size"][i] for record in ordered], dtype="Int64")
-        _write(told, folder, METADATA)
+        known = [c for c in ("person", "group") if c in told and (told[c] != "").any()]
+        _write(told, folder, METADATA, known)
     columns = ["video", "n_frames", "n_faces", "seconds", "reason", "kept", "note"]
     return pd.DataFrame([r | {"n_faces": len(r["faces"])} for r in ordered], columns=columns)
 
@@ -206,9 +207,9 @@ def _record(folder: Path, name: str) -> Path:
     return folder / RECORDS / f"{name}.json"
 
 
-def _write(table: pd.DataFrame, folder: Path, name: str) -> None:
+def _write(table: pd.DataFrame, folder: Path, name: str, more: Sequence[str] = ()) -> None:
     with atomic_path(folder / name) as temporary:
-        table[ARTIFACTS[f"faces/{name}"].columns].to_csv(temporary, index=False)
+        table[[*ARTIFACTS[f"faces/{name}"].columns, *more]].to_csv(temporary, index=False)
 
 
 @dataclass(frozen=True)

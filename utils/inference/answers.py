@@ -15,7 +15,7 @@ import torch
 from tqdm.auto import tqdm
 
 from utils.data.crops import crop_paths
-from utils.data.layouts import index_videos
+from utils.data.datasets import index_videos
 from utils.faces.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, collect_inputs
 from utils.inference.judging import Answer, Judge, judge_file, load_judge, unjudged
 from utils.model.network import find_model

@@ -396,3 +396,31 @@ def _reproduction(metrics: Mapping[str, Any]) -> str:
     }
     known = {name: value for name, value in facts.items() if value is not None}
     return "\n".join(f"- {name}: {escaped(value)}" for name, value in known.items())
+
+
+def how_far_apart(audit: Mapping[str, Any]) -> str:
+    """What the split keeps apart and what may flatter, from data_audit.json; "" of older ones."""
+    if "split_by" not in audit:
+        return ""
+    ways = {
+        "official": "The official split was kept",
+        "person": "The split is by person",
+        "group": "The split is by group",
+        "source": "The split is by source, so no scene is on two sides",
+    }
+    known, unknown, n = (audit[f"test_videos{name}"] for name in ("_known", "_unknown", ""))
+    shown = {"person": "show a person who was", "group": "are of a group that was"}
+    parts = [ways[audit["split_by"]]]
+    if by := audit["known_by"]:
+        parts.append(f"{known:,} of {n:,} test videos {shown[by]} trained on")
+    if unknown == n:
+        parts.append("whether test videos show people who were trained on is not known")
+    elif unknown:
+        parts.append(f"of {unknown:,} that is not known")
+    text = "; ".join(parts) + "."
+    if loose := sum(row.get("loose_images", 0) for row in audit["datasets"]):
+        text += (
+            f" {loose:,} images say nothing of which belong together: if several show one person "
+            "or scene, some may stand on both sides of the split, and every figure may flatter."
+        )
+    return text

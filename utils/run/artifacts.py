@@ -66,7 +66,7 @@ ARTIFACTS = {
 #: Columns that hold names, read as text: a video called "004" or "nan" keeps its name.
 TEXT_COLUMNS = [
     *("path", "dataset", "video", "label", "source", "method", "split"),
-    *("filename", "original", "decision", "input", "reason"),
+    *("filename", "original", "decision", "input", "reason", "person", "group"),
 ]
 
 
