@@ -450,11 +450,9 @@ def _classes(folders: Iterable[str]) -> dict[str, str]:
 def _place(tops: Mapping[str, tuple[str, str]], path: str) -> tuple[str, str, list[str]] | None:
     """Label, split, and what else the path of a video tells; None outside the class folders."""
     parts = path.split("/")
-    for depth in (2, 1):
-        found, rest = tops.get("/".join(parts[:depth])), _telling(parts[depth:])
-        if found and rest:
-            return *found, rest
-    return None
+    depth = 2 if "/".join(parts[:2]) in tops else 1
+    found, rest = tops.get("/".join(parts[:depth])), _telling(parts[depth:])
+    return (*found, rest) if found and rest else None
 
 
 def _frame_folders(dataset: Dataset, folders: Mapping[str, list[str]]) -> set[str]:
