@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -170,7 +171,7 @@ def test_headline_counts_and_scores_crops_and_videos(results):
         assert head[level]["roc_auc"]["value"] == pytest.approx(
             roc_auc_score(y_true, table["score"])
         )
-        assert head["n"][level] == {**table["label"].value_counts(), "sources": 4}
+        assert head["n"][level] == {**table["label"].value_counts(), "sources": 4, "drawn": 4}
         assert np.sum(head["confusion"][level]) == len(table)
         assert head["confusion"][level][1][1] == (y_true & called).sum()
         assert head["baselines"]["majority"][level]["balanced_accuracy"] == 0.5
@@ -328,7 +329,7 @@ def faces(tmp_path):
         lines.append(f"{name}.mp4,{label},train,{original},640,480")
         (tmp_path / "faces" / name).mkdir(parents=True)
         for frame in range(4):
-            image = Image.new("RGB", (20, 20), (60 * frame, 20, 20))
+            image = Image.new("RGB", (20, 20), (60 * frame, 20, ord(name[0]) - ord(name[1])))
             image.save(tmp_path / "faces" / name / f"{frame}.png")
     (tmp_path / "faces" / "metadata.csv").write_text("\n".join(lines))
     boxes = pd.DataFrame({"video": np.repeat(["rb", "fb"], 4), "frame": [0, 1, 2, 3] * 2})
@@ -338,13 +339,13 @@ def faces(tmp_path):
 
 
 @pytest.fixture
-def trained_on(evaluate):
-    """Makes an `Evaluation` of a model that was trained on these sources."""
+def trained_on(evaluate, faces):
+    """Makes an `Evaluation` of a model that was trained on these videos of `faces`."""
 
-    def make(*sources, **options):
-        crops = draw_predictions()
-        index = pd.DataFrame({"source": sources, "dataset": "home", "split": "train"})
-        return evaluate(crops, index=index, **options)
+    def make(*videos, dataset="faces", data=faces, **options):
+        index = pd.DataFrame({"source": videos, "video": videos})
+        index = index.assign(dataset=dataset, split="train", path=index["video"] + "/0.png")
+        return evaluate(draw_predictions(), index=index, data=str(data), **options)
 
     return make
 
@@ -352,7 +353,7 @@ def trained_on(evaluate):
 def test_own_test_split_comes_first_with_its_counts_and_scores(trained_on):
     ev = trained_on("ra")
     (row,), extra = ev.judge_elsewhere([], frames=0)
-    assert (row["trained_on"], row["tested_on"]) == ("home", "its own test split")
+    assert (row["trained_on"], row["tested_on"]) == ("faces", "its own test split")
     assert (row["REAL"], row["FAKE"], row["sources"], row["left_out"]) == (30, 30, 30, 0)
     auc = roc_auc_score(ev.test["label"] == "FAKE", ev.test["score"])
     assert row["roc_auc"]["value"] == pytest.approx(auc)
@@ -362,7 +363,7 @@ def test_own_test_split_comes_first_with_its_counts_and_scores(trained_on):
 def test_further_data_is_thinned_and_judged_by_the_decision_as_it_stands(trained_on, faces):
     ev = trained_on("ra", decision=Decision(0.5, offset=0.1))
     rows, crops = ev.judge_elsewhere([str(faces)], frames=2, **BATCHES)
-    assert len(rows) == 2 and rows[1]["elsewhere"] and rows[1]["trained_on"] == "home"
+    assert len(rows) == 2 and rows[1]["elsewhere"] and rows[1]["trained_on"] == "faces"
     assert (rows[1]["tested_on"], rows[1]["left_out"]) == ("faces", 2)
     assert (rows[1]["REAL"], rows[1]["FAKE"], rows[1]["sources"]) == (1, 1, 1)
     assert rows[1]["roc_auc"]["value"] == 0.5  # both videos hold the same pictures
@@ -379,6 +380,41 @@ def test_further_data_is_thinned_and_judged_by_the_decision_as_it_stands(trained
 def test_data_that_was_all_trained_on_is_refused(trained_on, faces):
     with pytest.raises(ValueError, match="EXTRA_DATA: every video of faces was trained on"):
         trained_on("ra", "rb").judge_elsewhere([str(faces)], frames=0)
+
+
+def test_identity_is_data_set_and_content_and_not_a_bare_name(trained_on, faces, tmp_path):
+    """A set whose files are called alike is another one; a copy under other names is the same."""
+    home = tmp_path / "home"
+    for name in ("ra", "x"):
+        (home / name).mkdir(parents=True)
+        Image.new("RGB", (9, 9), (len(name), 0, 9)).save(home / name / "0.png")
+    (home / "metadata.csv").write_text("filename,label,original\nra.mp4,REAL,\nx.mp4,REAL,\n")
+    ev = trained_on("ra", "x", dataset="home", data=home)
+    rows, crops = ev.judge_elsewhere([str(faces)], frames=1, **BATCHES)
+    assert rows[1]["left_out"] == 0 and set(crops["video"]) == {"ra", "rb", "fa", "fb"}
+    shutil.copy(home / "x" / "0.png", faces / "rb" / "0.png")  # its fake goes with it
+    rows, crops = ev.judge_elsewhere([str(faces)], frames=1, **BATCHES)
+    assert rows[1]["left_out"] == 2 and set(crops["video"]) == {"ra", "fa"}
+
+
+def test_dfdcs_names_mean_the_same_video_wherever_it_lies(trained_on, faces, tmp_path):
+    (faces / "ra").rename(faces / "aaavbjopeq")
+    listing = (faces / "metadata.csv").read_text().replace("ra.mp4", "aaavbjopeq.mp4")
+    (faces / "metadata.csv").write_text(listing)
+    again = shutil.copytree(faces, tmp_path / "again")
+    for path in again.glob("*/*.png"):  # the same videos, cut anew
+        Image.new("RGB", (20, 20), (1, 2, 3)).save(path)
+    rows, crops = trained_on("aaavbjopeq", "rb").judge_elsewhere([str(again)], frames=1, **BATCHES)
+    assert rows[1]["left_out"] == 2 and set(crops["video"]) == {"rb", "fb"}
+
+
+def test_fakes_alone_have_rates_and_no_auc(trained_on, faces):
+    listing = (faces / "metadata.csv").read_text().splitlines()
+    fakes = [listing[0], *(line for line in listing if "FAKE" in line)]
+    (faces / "metadata.csv").write_text("\n".join(fakes))
+    rows, _ = trained_on("ra").judge_elsewhere([str(faces)], frames=1, **BATCHES)
+    assert (rows[1]["REAL"], rows[1]["FAKE"], rows[1]["left_out"]) == (0, 1, 1)
+    assert rows[1]["roc_auc"]["value"] is None and rows[1]["recall"]["value"] in (0, 1)
 
 
 # --- what is written --------------------------------------------------------------------------
@@ -444,7 +480,9 @@ def test_videos_and_metrics_have_what_is_promised(written, results):
     assert metrics["threshold"] == results.decision.threshold
     assert metrics["units"] == "videos"  # of half of val the tracks are not known
     assert metrics["model"] == {"name": "red", "prior": 0.5, "best_epoch": 2}
-    assert metrics["data"] == {"datasets": ["faces"], "fingerprint": "abc"}
+    assert metrics["data"] == {
+        **{"datasets": ["faces"], "fingerprint": "abc", "split_by": "source", "apart": ""}
+    }
     assert metrics["video"]["roc_auc"] == json.loads(json.dumps(content["video"]["roc_auc"]))
 
 

@@ -231,7 +231,7 @@ def zero_pixel_scores(index: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
 def leakage_ladder(
     index: pd.DataFrame, features: Sequence[str] = FEATURES, *, seed: int = 0
 ) -> pd.DataFrame:
-    """The same features and classifier under a split by frame, by video and by source.
+    """The same features and classifier under a split by frame, by video, by source, and further.
 
     Nearest neighbours remember: under a split by frame they find a near copy of the test crop in
     the training rows. What a laxer split adds over the split by source was never detection. Where
@@ -239,20 +239,25 @@ def leakage_ladder(
     crop then is the original, of the other class. Rows are split 70/30, REPEATS times.
 
     Args:
-        index: a row a crop: `dataset, video, frame, label, source` and the numeric `features`.
+        index: a row a crop: `dataset, video, frame, label, source`, the numeric `features`, and, if
+            known, `person` (the target counts) or `group`, which give a rung of their own.
         seed: of the sample (of MAX_ROWS), the splits and the resamples.
     Returns:
-        Rows "frame", "video", "source" in column `split`; `roc_auc`, by crop; `low`, `high`: the
-        95% interval of one split, resampling test sources (all three are means over the splits);
-        `flatters`: `roc_auc` minus that of "source". NaN where no split has both classes on both
-        sides.
+        Rows "frame", "video", "source", and "person" or "group", in column `split`; `roc_auc`, by
+        crop; `low`, `high`: the 95% interval of one split, resampling test sources (all three are
+        means over the splits); `flatters`: `roc_auc` minus that of the last row. NaN where no split
+        has both classes on both sides.
     """
     keys = [key for key in (*VIDEO, "frame", "face", "path") if key in index]
     rows = _thin(index.sort_values(keys, kind="stable"), seed)
     x, y_true = rows[list(features)].to_numpy(np.float64), y_true_of(rows)
     video, source = (rows.groupby(by).ngroup().to_numpy() for by in (VIDEO, "source"))
-    ladder = []
-    for name, groups in {"frame": np.arange(len(rows)), "video": video, "source": source}.items():
+    ladder, rungs = [], {"frame": np.arange(len(rows)), "video": video, "source": source}
+    for name in ("person", "group"):
+        ids = rows.get(name, pd.Series("", rows.index)).str.split("+").str[0]
+        if ids[ids != ""].nunique() > 3 and len(rungs) == 3:
+            rungs[name] = ids.where(ids != "", rows["source"]).to_numpy()
+    for name, groups in rungs.items():
         aucs = []
         splitter = GroupShuffleSplit(REPEATS, test_size=0.3, random_state=seed)
         several = len(np.unique(groups)) > 1

@@ -97,13 +97,13 @@ def scan_crops(
     unused = pd.DataFrame(left_out, columns=["dataset", "reason", "name"])
     missing = [label for label in CLASSES if label not in set(crops["label"])]
     if crops.empty or (missing and both):
-        tables = {d: "metadata.csv" if d.layout in CROP_TABLES else "" for d in datasets}
-        where = ", ".join(str(dataset.root / table) for dataset, table in tables.items())
+        names = {d: "metadata.csv" if d.layout in CROP_TABLES else "" for d in datasets}
+        where = ", ".join(str(dataset.root / name) for dataset, name in names.items())
         counts = unused["reason"].value_counts()
         told = "; ".join(f"{n:,} {reason}" for reason, n in counts.items()) or "nothing"
-        found = "no crop of any listed video" if crops.empty else f"no crop labelled {missing[0]}"
+        lack = "no crop of any listed video" if crops.empty else f"no crop labelled {missing[0]}"
         raise ValueError(
-            f"{where}: {found}; both {' and '.join(CLASSES)} are needed (labels {ACCEPTED}). Left "
+            f"{where}: {lack}; both {' and '.join(CLASSES)} are needed (labels {ACCEPTED}). Left "
             f"out: {told}. {WAYS}"
         )
     for name, roots in crops.groupby("dataset")["root"].unique().items():
@@ -258,12 +258,15 @@ def _draw_videos(crops: pd.DataFrame, max_videos: int, seed: int) -> Kept:
     return crops.merge(kept[VIDEO], on=VIDEO), dropped
 
 
-def inspect_crops(crops: pd.DataFrame) -> Kept:
+def inspect_crops(crops: pd.DataFrame, *, both: bool = True) -> Kept:
     """Open every crop once, in parallel, and describe it.
 
+    Args:
+        crops: of `scan_crops`.
+        both: refuse crops of one class.
     Returns:
-        The readable ones of `crops`, of `scan_crops`, with `width, height` (pixels), `file_bytes`,
-        `digest` (of the file's bytes) and STATISTICS; `dataset, reason, name` of the others.
+        The readable ones, with `width, height` (pixels), `file_bytes`, `digest` (of the file's
+        bytes) and STATISTICS; `dataset, reason, name` of the others.
     Raises:
         ValueError: not one crop can be read, or one class is left.
     """
@@ -274,7 +277,7 @@ def inspect_crops(crops: pd.DataFrame) -> Kept:
     readable = table["reason"] == ""
     left_out = crops[["dataset"]].assign(reason=table["reason"], name=crops["path"])[~readable]
     kept = pd.concat([crops, table.drop(columns="reason")], axis=1)[readable]
-    if kept["label"].nunique() < 2:
+    if kept["label"].nunique() < 1 + both:
         example = f" (such as {paths[int(np.argmin(readable))]})" if len(left_out) else ""
         raise ValueError(
             f"crops of both classes are needed; {len(left_out)} cannot be read{example}"

@@ -342,7 +342,7 @@ def read_faceforensics(dataset: Dataset, paths: list[str]) -> Iterator[Video]:
             pairs = read_any_json(official) if official.is_file() else []
             splits |= {str(number): split for pair in pairs for number in pair}
     # Where several kinds of pictures of one video lie side by side, the best.
-    best: dict[tuple[str, str, str, str], tuple[int, str]] = {}
+    best: dict[tuple[str, ...], tuple[int, str]] = {}
     for path in paths:
         top, *rest = path.split("/")
         if top.endswith("_sequences") and (telling := _telling(rest[2:])):

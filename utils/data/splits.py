@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import product
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.cluster.hierarchy import DisjointSet
 
-from utils.data.crops import VIDEO
+from utils.data.crops import VIDEO, crop_paths
 from utils.run.artifacts import CLASSES, SPLITS
 from utils.run.machine import stable_hash
 
@@ -256,6 +260,40 @@ def _offender(names: pd.Series, split: pd.Series) -> str:
     """The first name that stands in more than one split, or ""."""
     spread = split.groupby(names).nunique()
     return str(spread.index[spread > 1][0]) if (spread > 1).any() else ""
+
+
+def drawn_by(table: pd.DataFrame, audit: Mapping[str, Any]) -> pd.Series:
+    """What an interval resamples: the person of a row where the split is by person, or the source.
+
+    The person is the one whose video it is; where that is not known, the source stands for them.
+    """
+    if audit.get("split_by") != "person" or "person" not in table:
+        return table["source"]
+    first = table["person"].fillna("").str.split("+").str[0]
+    return first.where(first != "", table["source"])
+
+
+def trained_on(extra: pd.DataFrame, train: pd.DataFrame, data: str | Path) -> pd.Series:
+    """Which rows of `extra`, of `scan_crops` with `source`, show a video or source of `train`.
+
+    They are known by data set and name; by name alone where it is one of DFDC's, ten letters that
+    mean the same video wherever it lies; or by content: the first crop of a video is, to the byte,
+    a crop of `train`, an index whose crops lie below `data`.
+    """
+    names = {*train["video"], *train["source"]}
+    seen = {pair for name in ("video", "source") for pair in zip(train["dataset"], train[name])}
+    dfdc = {name for name in names if re.fullmatch("[a-z]{10}", name)}
+    known = pd.Series(False, index=extra.index)
+    for name in ("video", "source"):
+        pairs = zip(extra["dataset"], extra[name])
+        known |= extra[name].isin(dfdc) | np.array([pair in seen for pair in pairs], dtype=bool)
+    first = extra[~known].drop_duplicates(VIDEO)
+    paths = [f"{root}/{path}" for root, path in zip(first["root"], first["path"])]
+    sizes = {os.path.getsize(path) for path in paths}
+    alike = [path for path in crop_paths(train, data) if os.path.getsize(path) in sizes]
+    contents = {Path(path).read_bytes() for path in alike}
+    copies = first.loc[[Path(path).read_bytes() in contents for path in paths], "source"]
+    return known | extra["source"].isin(copies)
 
 
 def control_labels(index: pd.DataFrame, *, seed: int = 0) -> pd.Series:

@@ -22,11 +22,12 @@ from utils.data.crops import (
     scan_crops,
     spread_frames,
 )
-from utils.data.splits import check_splits, source_groups
+from utils.data.splits import check_splits, drawn_by, source_groups, trained_on
 from utils.faces.detection import focus
 from utils.faces.media import load_crop
 from utils.model.network import find_model, keep_model
 from utils.model.scoring import Scorer, load_scorer
+from utils.report.words import how_far_apart
 from utils.run.artifacts import ARTIFACTS, CLASSES, atomic_path, read_json, write_json, write_table
 from utils.run.jobs import map_threads
 from utils.run.machine import short_names, versions
@@ -179,7 +180,7 @@ class Evaluation:
             videos = videos.merge(blind, on=VIDEO, how="left")
             test = videos[videos["split"] == "test"]
             scores = y_true_of(test), test["score"], test["zero_pixel"]
-            kept: dict[str, Any] = {"groups": test["source"], **settings}
+            kept: dict[str, Any] = {"groups": drawn_by(test, audit), **settings}
             files["video"] = bootstrap(scores[0], scores[2], threshold=0.5, **kept)
             files["roc_auc"] = files["video"]["roc_auc"]
             kept |= {"threshold": decision.threshold, "other_threshold": 0.5}
@@ -202,9 +203,13 @@ class Evaluation:
         """Videos of test."""
         return self.videos[self.videos["split"] == "test"]
 
+    def groups(self, table: pd.DataFrame) -> pd.Series:
+        """What intervals resample, of crops or videos: see `drawn_by`."""
+        return drawn_by(table, self.audit)
+
     def bootstrap(self, table: pd.DataFrame) -> dict[str, Any]:
-        """Every metric of crops or videos with its interval over sources."""
-        kept = {"groups": table["source"], "threshold": self.decision.threshold, **self.settings}
+        """Every metric of crops or videos with its interval."""
+        kept = {"groups": self.groups(table), "threshold": self.decision.threshold, **self.settings}
         return bootstrap(y_true_of(table), table["score"], **kept)
 
     def headline(self) -> dict[str, Any]:
@@ -219,9 +224,10 @@ class Evaluation:
         result: dict[str, Any] = {"n": {}, "confusion": {}}
         majority, threshold = {}, self.decision.threshold
         for level, table in {"frame": self.test_crops, "video": self.test}.items():
-            y_true, n_sources = y_true_of(table), table["source"].nunique()
+            y_true, counts = y_true_of(table), table["label"].value_counts()
+            drawn = {"sources": table["source"].nunique(), "drawn": self.groups(table).nunique()}
             result[level] = self.bootstrap(table)
-            result["n"][level] = {**table["label"].value_counts(), "sources": n_sources}
+            result["n"][level] = {**counts, **drawn}
             counts = confusion_counts(y_true, table["score"], threshold=threshold)
             result["confusion"][level] = counts
             majority[level] = majority_baseline(y_true_of(train[level]), y_true)
@@ -246,7 +252,7 @@ class Evaluation:
             rows = self.crops.assign(logit=self.crops[column])
             decision = choose_decision(rows[rows["split"] == "val"])
             videos = decision.judge_videos(rows[rows["split"] == "test"])
-            kept = {"groups": videos["source"], **self.settings}
+            kept = {"groups": self.groups(videos), **self.settings}
             y_true, score, threshold = y_true_of(videos), videos["score"], decision.threshold
             own = bootstrap(y_true, score, threshold=threshold, **kept)
             rest_on = ("temperature", "aggregation", "threshold")
@@ -280,7 +286,7 @@ class Evaluation:
             }
         decided = (self.test["decision"] != "UNSURE").to_numpy()
         wrong = (self.test["decision"] != self.test["label"]).to_numpy()
-        kept = {"groups": self.test["source"], **self.settings}
+        kept = {"groups": self.groups(self.test), **self.settings}
         effect = {"coverage": group_mean(decided, **kept)}
         effect["error"] = group_mean(wrong, where=decided, **kept)
         val = self.crops[self.crops["split"] == "val"]
@@ -307,7 +313,8 @@ class Evaluation:
         groups: dict[str, dict[str, pd.Series]] = {"method": {}}
         for method in sorted(videos.loc[~real, "method"].unique()):
             groups["method"][method] = real | (videos["method"] == method)
-        for by in ("dataset", "faces"):
+        by_group = ("group",) if self.audit.get("split_by") == "group" else ()
+        for by in ("dataset", "faces", *by_group):
             names = sorted(videos[by].unique())
             groups[by] = {name: videos[by] == name for name in names if len(names) > 1}
         for by, (words, digits) in NUMERIC.items():
@@ -340,14 +347,15 @@ class Evaluation:
         trained = {"trained_on": ", ".join(sorted(self.train["dataset"].unique()))}
         own = {"tested_on": "its own test split", "left_out": 0}
         rows = [trained | own | _measured(self, self.test, RATES)]
-        seen, extra = set(self.train["source"]), [self.crops.iloc[:0]]
+        extra = [self.crops.iloc[:0]]
         for folder in folders:
-            crops, _ = scan_crops(folder)
+            crops, _ = scan_crops(folder, both=False)
             crops = crops.assign(source=source_groups(crops), split="extra")
-            known = crops["source"].isin(seen) | crops["video"].isin(seen)
+            known = trained_on(crops, self.train, self.data)
             if known.all():
                 raise ValueError(f"EXTRA_DATA: every video of {Path(folder).name} was trained on")
-            kept, _ = inspect_crops(spread_frames(crops[~known].reset_index(drop=True), frames))
+            kept = spread_frames(crops[~known].reset_index(drop=True), frames)
+            kept, _ = inspect_crops(kept, both=False)
             kept["file"] = [f"{root}/{path}" for root, path in zip(kept["root"], kept["path"])]
             kept = _described(kept.drop(columns=STATISTICS), face_facts(kept, folder, folder))
             kept["logit"] = self.scorer.score_paths(kept["file"].tolist(), **batches)
@@ -396,7 +404,12 @@ class Evaluation:
             "threshold_rule": decision.rule,
             **{name: getattr(decision, name) for name in chosen},
             "model": {"name": self.scorer.network.pretrained_cfg["architecture"], **facts},  # type: ignore[index, dict-item]
-            "data": {"datasets": datasets, "fingerprint": self.audit["fingerprint"]},
+            "data": {
+                "datasets": datasets,
+                "fingerprint": self.audit["fingerprint"],
+                "split_by": self.audit.get("split_by", "source"),
+                "apart": how_far_apart(self.audit),
+            },
             "versions": versions(),
             "seed": self.settings["seed"],
             "resamples": self.settings["n_resamples"],

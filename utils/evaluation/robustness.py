@@ -174,7 +174,7 @@ def stress(
         return {"robustness": {}}, logits
     clean = ev.decision.judge_videos(chosen)
     y_true, threshold = y_true_of(clean), ev.decision.threshold
-    kept = {"groups": clean["source"], "threshold": threshold, **ev.settings}
+    kept = {"groups": ev.groups(clean), "threshold": threshold, **ev.settings}
     names = ("roc_auc", "balanced_accuracy")
     before = bootstrap(y_true, clean["score"], **kept)
     counts = {"n": len(clean), "sources": int(clean["source"].nunique())}

@@ -153,8 +153,8 @@ def extract_faces(
         told["fps"] = [record["fps"] for record in ordered]
         for i, side in enumerate(("width", "height")):  # whole numbers, or nothing
             told[side] = pd.array([record["size"][i] for record in ordered], dtype="Int64")
-        known = [c for c in ("person", "group") if c in told and (told[c] != "").any()]
-        _write(told, folder, METADATA, known)
+        more = [c for c in ("person", "group") if c in told and (told[c] != "").any()]
+        _write(told, folder, METADATA, more)
     columns = ["video", "n_frames", "n_faces", "seconds", "reason", "kept", "note"]
     return pd.DataFrame([r | {"n_faces": len(r["faces"])} for r in ordered], columns=columns)
 

@@ -26,7 +26,9 @@ from utils.run.artifacts import CLASSES
 LADDER = {
     "frame": "by frame\n(a video on both sides)",
     "video": "by video\n(a scene on both sides)",
-    "source": "by source\n(nothing shared)",
+    "source": "by source\n(no scene shared)",
+    "person": "by person\n(nobody shared)",
+    "group": "by group\n(no part shared)",
 }
 
 
@@ -240,8 +242,8 @@ def plot_metric_intervals(
 def plot_leakage_ladder(ladder: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """ROC AUC of the same features under laxer and stricter splits.
 
-    `ladder` has columns `split` ("frame", "video", "source"), `roc_auc`, `low`, `high` and
-    `flatters`: how much the AUC exceeds that of the split by source.
+    `ladder` has columns `split` (of LADDER), `roc_auc`, `low`, `high` and `flatters`: how much the
+    AUC exceeds that of the strictest split, the last one.
     """
     rows = ladder.rename(columns={"roc_auc": "value"}).to_dict("records")
     ax = get_axes(ax, figsize=(6.6, 1.7 + 0.75 * len(rows)))
@@ -251,7 +253,7 @@ def plot_leakage_ladder(ladder: pd.DataFrame, *, ax: Axes | None = None) -> Axes
         extra, name = words.as_number(row["flatters"]), LADDER.get(row["split"], row["split"])
         gain = f"\n{'flatters' if extra > 0 else 'lower'} by {abs(extra):.3f}" if extra else ""
         names.append(name + gain)
-    finish_rows(ax, names, "Leakage ladder: the same features, split in three ways")
+    finish_rows(ax, names, "Leakage ladder: the same features, split in several ways")
     return ax
 
 

@@ -48,6 +48,7 @@ LOWER_IS_BETTER = ("eer", "log_loss", "brier", "ece")
 SLICE_NAMES = {
     "method": "Method (its fakes against all real videos)",
     "dataset": "Data set",
+    "group": "Group, such as DFDC's part",
     "faces": "Faces in a frame",
     "face_size": "Size of the face (pixels)",
     "brightness": "Brightness (0 to 1)",
@@ -219,6 +220,7 @@ def _facts(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "some_small": any(row.get("small") for rows in slices.values() for row in rows.values()),
         "hardest": _lowest(stress_rows(metrics.get("robustness", {}))),
         "elsewhere": _lowest(others),
+        "split_by": metrics.get("data", {}).get("split_by", "source"),
     }
 
 

@@ -371,12 +371,12 @@ class Decision:
         Args:
             crops: a row a crop: `video, source, label, split, logit`, what `find_people` takes, and
                 `dataset` if videos of several data sets may share a name.
-        Returns: `video, source, label, split, n_faces, score, decision` (`dataset` first where
-            given), in the order of the first crops; `n_faces` counts crops.
+        Returns: `video, source, label, split, n_faces, score, decision` (`dataset` first, `person`
+            and `group` where given), in the order of the first crops; `n_faces` counts crops.
         Raises ValueError: a logit is missing, or a video has two sources, labels or splits.
         """
         keys = [name for name in ("dataset", "video") if name in crops]
-        facts = ["source", "label", "split"]
+        facts = ["source", "label", "split", *(n for n in ("person", "group") if n in crops)]
         if not np.isfinite(crops["logit"]).all():
             raise ValueError("predictions holds a logit that is not a finite number")
         grouped = crops.groupby(keys, sort=False, dropna=False)
