@@ -175,7 +175,7 @@ def test_headline_counts_and_scores_crops_and_videos(results):
         assert np.sum(head["confusion"][level]) == len(table)
         assert head["confusion"][level][1][1] == (y_true & called).sum()
         assert head["baselines"]["majority"][level]["balanced_accuracy"] == 0.5
-    assert head["n"]["video"] == {"REAL": 4, "FAKE": 4, "sources": 4}
+    assert head["n"]["video"] == {"REAL": 4, "FAKE": 4, "sources": 4, "drawn": 4}
     shuffled = head["baselines"]["shuffled_labels"]["roc_auc"]
     assert shuffled["low"] < 0.5 < shuffled["high"]
     assert head["baselines"]["zero_pixel"] == results.files

@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from utils.data.crops import STATISTICS, UNITS, VIDEO, read_crops
-from utils.data.layouts import read_label
+from utils.data.datasets import words_read
 from utils.data.splits import check_splits, split_crops
 from utils.report.words import how_far_apart
 from utils.run.artifacts import ARTIFACTS, CLASSES, SPLITS, bring, write_json, write_table
@@ -79,7 +79,6 @@ def recognised(index: pd.DataFrame) -> list[dict[str, Any]]:
     rows = []
     for name, crops in index.groupby("dataset"):
         videos = crops.drop_duplicates("video")
-        words = videos["word"].value_counts()
         units = videos["unit"].value_counts()
         rows.append(
             {
@@ -89,11 +88,7 @@ def recognised(index: pd.DataFrame) -> list[dict[str, Any]]:
                 "crops": len(crops),
                 "told_apart": "; ".join(f"{n:,} {UNITS[unit]}" for unit, n in units.items()),
                 "loose_images": int(units.get("image", 0)),
-                "labels": "; ".join(
-                    f"{word} read as {read_label(word)}: {n:,} videos"
-                    for word, n in words.items()
-                    if word[:1].isdigit()
-                ),
+                "labels": "; ".join(words_read(videos)),
                 "official": {s: int(n) for s, n in videos["official"].value_counts().items() if s},
             }
         )
@@ -142,12 +137,16 @@ def ensure_index(data: str | Path, output: str | Path) -> str:
 
 
 def describe_split(index: pd.DataFrame, split_by: str) -> str:
-    """Markdown: what `check_splits` proved, and how much the data says of what belongs together."""
-    lines = [f"- {check.replace('_', ' ')}: holds" for check in check_splits(index)]
+    """Markdown: what the data was taken for, what `check_splits` proved, and how far it reaches."""
     datasets = recognised(index)
-    videos = sum(row["videos"] for row in datasets)
+    lines = [
+        f"- `{row['name']}` ({row['layout']}): {row['told_apart']}{'; ' * bool(row['labels'])}"
+        + row["labels"]
+        for row in datasets
+    ]
+    lines += [f"- {check.replace('_', ' ')}: holds" for check in check_splits(index)]
     told = how_far_apart({"split_by": split_by, "datasets": datasets, **count_known(index)})
-    sources = index["source"].nunique()
+    sources, videos = index["source"].nunique(), sum(row["videos"] for row in datasets)
     return "\n".join([*lines, "", f"{sources:,} sources, {videos:,} videos. {told}"])
 
 

@@ -209,3 +209,25 @@ def _list_films(dataset: Dataset) -> list[Video]:
     unread = set(linked) - {video.path for video in videos} if videos else ()
     videos += [Video(p, dataset.name, "", p, "", "", "", reason=LINK) for p in sorted(unread)]
     return [video._replace(path=f"{dataset.root}/{video.path}") for video in videos]
+
+
+def describe_videos(videos: pd.DataFrame) -> str:
+    """Markdown on a table of `index_videos`: how many can be used, and what 01 will ask for."""
+    usable = videos[videos["reason"] == ""]
+    lines = [f"**{len(usable):,} of {len(videos):,} videos can be used.**", *words_read(usable)]
+    if missing := [label for label in CLASSES if label not in set(usable["label"])]:
+        lines.append(
+            f"**None of them is {' or '.join(missing)}:** their faces can be cut, but "
+            f"`01_explore_data` will need both classes. {WAYS}"
+        )
+    return "\n\n".join(lines)
+
+
+def words_read(videos: pd.DataFrame) -> list[str]:
+    """What was read out of numbers for labels, such as "1 read as FAKE: 12 videos"."""
+    words = videos.drop_duplicates(["dataset", "video"])["word"].value_counts()
+    return [
+        f"{word} read as {read_label(word)}: {n:,} videos"
+        for word, n in words.items()
+        if word[:1].isdigit()
+    ]
