@@ -1,13 +1,13 @@
 """What it flatters to have seen the test's parts: one test, trained with and without their crops.
 
     make run DATA=path/to/crops OUTPUT=out TO=01_explore_data    # deepfake_faces, or several parts
-    python -m benchmarks.seen_groups out --data path/to/crops --crops 8000 --weights lite0.safetensors
+    python -m benchmarks.seen_groups out --data path/to/crops --crops 8000
 
 Half of the sources of the test's groups are tested. "apart" trains on crops of other groups alone;
-"seen" swaps some of these for the other half of the sources of the test's groups. Both train as many
-crops for as many steps from the same start, choose their epoch on the same val, and score the same
-crops. Split by source, as most of the field does, is "seen". Logits are averaged over the seeds; the
-difference is that of AUC by crop, on the same resamples of sources.
+"seen" swaps some of these for the other half of the sources of the test's groups. Both train as
+many crops for as many steps from the same start, choose their epoch on the same val, and score the
+same crops. A split by source is "seen". Logits are averaged over the seeds; the difference is that
+of AUC by crop, on the same resamples of sources.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from utils.training.recipes import RECIPES, make_config
 
 
 def draw_arms(index: pd.DataFrame, crops: int, seed: int) -> dict[str, pd.DataFrame]:
-    """Give "apart" and "seen" an index each, with the same val and test and as many crops of train."""
+    """Give "apart" and "seen" an index each: same val, same test, as many crops of train."""
     rng = np.random.default_rng(seed)
     test = index[index["split"] == "test"]
     sources = rng.permutation(np.sort(test["source"].unique()))
@@ -42,19 +42,15 @@ def draw_arms(index: pd.DataFrame, crops: int, seed: int) -> dict[str, pd.DataFr
     swapped = test[~tested].assign(split="train")
     train = index[index["split"] == "train"]
     train = train.sample(min(crops, len(train)), random_state=seed)
-    # As many of either class give way as come in.
-    gone = [
-        train[train["label"] == label].sample(
-            min(n, (train["label"] == label).sum()), random_state=seed
-        )
-        for label, n in swapped["label"].value_counts().items()
-    ]
-    swapped = pd.concat(
-        swapped[swapped["label"] == part["label"].iloc[0]].head(len(part)) for part in gone
-    )
+    gone, come = [], []
+    for label, offered in swapped.groupby("label"):  # as many of either class give way as come in
+        ours = train[train["label"] == label]
+        size = min(len(offered), len(ours))
+        gone.append(ours.sample(size, random_state=seed))
+        come.append(offered.sample(size, random_state=seed))
     fixed = [index[index["split"] == "val"], test[tested]]
     seen = train.drop(index=pd.concat(gone).index)
-    return {"apart": pd.concat([train, *fixed]), "seen": pd.concat([seen, swapped, *fixed])}
+    return {"apart": pd.concat([train, *fixed]), "seen": pd.concat([seen, *come, *fixed])}
 
 
 def train_and_score(index: pd.DataFrame, args: argparse.Namespace, seed: int) -> np.ndarray:

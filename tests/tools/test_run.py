@@ -62,8 +62,11 @@ def notebooks(tmp_path_factory):
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("raw videos")
-    (folder / "metadata.json").write_text("{}")
-    (folder / "a.mp4").touch()
+    (folder / "metadata.json").write_text(
+        '{"a.mp4": {"label": "REAL"}, "b.mp4": {"label": "FAKE"}}'
+    )
+    for name in "ab":
+        (folder / f"{name}.mp4").touch()
     return folder
 
 
