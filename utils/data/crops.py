@@ -6,7 +6,7 @@ import functools
 import hashlib
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from utils.data.layouts import (
     CROP_TABLES,
     WAYS,
     Dataset,
+    Video,
     is_plain_name,
     list_frames,
     media_stem,
@@ -77,27 +78,28 @@ def scan_crops(
         FileNotFoundError: no data set, or raw videos only.
         ValueError: missing columns, no crop at all, one class only.
     """
-    found = {dataset: holds(dataset) for dataset in find_datasets(data)}
-    datasets = [dataset for dataset, kinds in found.items() if "crops" in kinds]
-    if not datasets:
-        raw = any("videos" in kinds for kinds in found.values())
-        way = "holds raw videos: run 00_extract_faces on it first" if raw else f"is empty. {WAYS}"
-        raise FileNotFoundError(f"{str(data)!r} holds no face crops; it {way}")
     left_out: list[tuple[str, str, str]] = []
 
     def skip(dataset: str, reason: str, names: Any) -> None:
         left_out.extend((dataset, reason, str(name)) for name in names)
 
-    tables = []
-    for dataset in datasets:
+    tables: dict[Dataset, pd.DataFrame] = {}
+    for dataset in find_datasets(data):
         scan = _scan_listed if dataset.layout in CROP_TABLES else _scan_media
-        tables.append(scan(dataset, functools.partial(skip, dataset.name)))
+        table = scan(dataset, functools.partial(skip, dataset.name))
+        if table is not None:
+            tables[dataset] = table
+    if not tables:
+        raw = any("videos" in holds(dataset) for dataset in find_datasets(data))
+        way = "holds raw videos: run 00_extract_faces on it first" if raw else f"is empty. {WAYS}"
+        raise FileNotFoundError(f"{str(data)!r} holds no face crops; it {way}")
     # An empty table has no types of its own and would blur those of the others.
-    crops = pd.concat([table for table in tables if len(table)] or tables, ignore_index=True)
+    full = [table for table in tables.values() if len(table)]
+    crops = pd.concat(full or list(tables.values()), ignore_index=True)
     unused = pd.DataFrame(left_out, columns=["dataset", "reason", "name"])
-    missing = [label for label in CLASSES if label not in set(crops["label"])]
+    missing = [label for label in CLASSES if label not in crops["label"].unique()]
     if crops.empty or (missing and both):
-        names = {d: "metadata.csv" if d.layout in CROP_TABLES else "" for d in datasets}
+        names = {d: "metadata.csv" if d.layout in CROP_TABLES else "" for d in tables}
         where = ", ".join(str(dataset.root / name) for dataset, name in names.items())
         counts = unused["reason"].value_counts()
         told = "; ".join(f"{n:,} {reason}" for reason, n in counts.items()) or "nothing"
@@ -118,13 +120,15 @@ def scan_crops(
     return crops, unused
 
 
-def _scan_media(dataset: Dataset, skip: Skip) -> pd.DataFrame:
-    """A data set of folders of frames and of single images."""
+def _scan_media(dataset: Dataset, skip: Skip) -> pd.DataFrame | None:
+    """A data set of folders of frames and of single images; None if it holds none."""
     videos, media = list_media(dataset, skip, videos=False)
+    if not media:
+        return None
     ids = {(video.dataset, video.filename): video.video for video in videos}
     named: dict[tuple[str, str], str] = {}
-    rows = []
-    for video in videos:
+    rows, found = [], _Found()
+    for video in sorted(videos, key=lambda video: (video.dataset, video.video)):
         path = video.path
         if video.reason:
             skip(video.reason, [video.filename])
@@ -136,15 +140,37 @@ def _scan_media(dataset: Dataset, skip: Skip) -> pd.DataFrame:
             )
         frames, others = list_frames(media[path], path.rpartition("/")[2])
         skip("file name is no frame", [f"{path}/{name}" for name in others])
+        found.add(frames, f"{path}/") if frames else found.add([(0, 1, path)], "")
         unit = "folder" if media[path] else "image"
-        unit = unit if dataset.layout == "folders" else "listed"
         original = ids.get((video.dataset, video.original), media_stem(video.original))
-        facts = (video.label, video.method, original, video.split, video.person, video.group)
-        told = (*facts, dataset.layout, unit, video.word, str(dataset.root))
-        found = [(n, face, f"{path}/{name}") for n, face, name in frames] or [(0, 1, path)]
-        rows += [(p, video.dataset, video.video, n, face, *told) for n, face, p in found]
-    crops = pd.DataFrame(rows, columns=COLUMNS)
-    return crops.sort_values([*VIDEO, "frame", "face"], kind="stable", ignore_index=True)
+        told = {"unit": unit if dataset.layout == "folders" else "listed", "original": original}
+        rows.append(video._asdict() | told)
+    columns = [*Video._fields, "unit"]
+    told = pd.DataFrame(rows, columns=columns).rename(columns={"split": "official"})
+    return found.table(told, dataset)
+
+
+class _Found:
+    """Crops found, as flat lists: a tuple a crop would make the garbage collector the slowest."""
+
+    def __init__(self) -> None:
+        self.frames: list[int] = []
+        self.faces: list[int] = []
+        self.paths: list[str] = []
+        self.counts: list[int] = []
+
+    def add(self, crops: Sequence[tuple[int, int, str]], prefix: str) -> None:
+        """Take the crops of the next video: frame, face, and name after `prefix`."""
+        self.frames += [frame for frame, _, _ in crops]
+        self.faces += [face for _, face, _ in crops]
+        self.paths += [prefix + name for _, _, name in crops]
+        self.counts.append(len(crops))
+
+    def table(self, videos: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
+        """A row a crop, of a row a video in the order in which they were added."""
+        crops = videos.loc[videos.index.repeat(self.counts)].reset_index(drop=True)
+        places = {"path": self.paths, "frame": self.frames, "face": self.faces}
+        return crops.assign(**places, layout=dataset.layout, root=str(dataset.root))[COLUMNS]
 
 
 def _scan_listed(dataset: Dataset, skip: Skip) -> pd.DataFrame:
@@ -155,23 +181,16 @@ def _scan_listed(dataset: Dataset, skip: Skip) -> pd.DataFrame:
     present, linked = (_single_images if flat else _video_folders)(root, skip)
     unlisted = set(present) - set(rows["filename"].map(stem))  # unfit rows are listed too
     skip("unlisted image" if flat else "unlisted folder", sorted(unlisted))
-
-    # Flat lists: a tuple a crop would make the garbage collector the slowest part.
-    frames, faces, paths, counts = [], [], [], []
+    found = _Found()
     for video in videos["video"]:
-        found = []
+        crops: list[tuple[int, int, str]] = []
         if place := present.get(video):
-            found = [(0, 1, place)] if flat else _frames(place, f"{video}/", root, skip)
-        frames += [frame for frame, _, _ in found]
-        faces += [face for _, face, _ in found]
-        paths += [path for _, _, path in found]
-        counts.append(len(found))
-        if not found and video not in linked:
+            crops = [(0, 1, place)] if flat else _frames(place, f"{video}/", root, skip)
+        found.add(crops, "" if flat else f"{video}/")
+        if not crops and video not in linked:
             missing = "no image" if flat else "no folder"
             skip("empty folder" if video in present else missing, [video])
-    crops = videos.loc[videos.index.repeat(counts)].reset_index(drop=True)
-    told = {"layout": dataset.layout, "unit": "listed", "root": str(root)}
-    return crops.assign(path=paths, frame=frames, face=faces, **told)[COLUMNS]
+    return found.table(videos.assign(unit="listed"), dataset)
 
 
 def _judge_rows(rows: pd.DataFrame, skip: Skip) -> pd.DataFrame:
@@ -225,7 +244,7 @@ def _single_images(root: Path, skip: Skip) -> tuple[dict[str, str], set[str]]:
 
 
 def _frames(folder: str, prefix: str, root: Path, skip: Skip) -> list[tuple[int, int, str]]:
-    """(frame, face, path) of the crops in one video's folder, in order."""
+    """(frame, face, name) of the crops in one video's folder, in order."""
     names = []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -235,7 +254,7 @@ def _frames(folder: str, prefix: str, root: Path, skip: Skip) -> list[tuple[int,
                 names.append(entry.name)
     found, others = list_frames(names, prefix[:-1])
     skip("file name is no frame", [prefix + name for name in others])
-    return [(frame, face, prefix + name) for frame, face, name in found]
+    return found
 
 
 def _draw_videos(crops: pd.DataFrame, max_videos: int, seed: int) -> Kept:

@@ -87,24 +87,23 @@ def _search(top: Path, links: list[str]) -> Iterator[tuple[Path, str]]:
 
 def walk(root: Path, skip: Skip, below: str = "") -> Iterator[tuple[str, list[str], list[str]]]:
     """Folders of a data set ("", or with "/" at the end), their videos, their images; no links."""
-    folders, films, images, others = [], [], [], []
+    folders: list[str] = []
+    films, images, others = folders[:], folders[:], folders[:]
+    kinds = dict.fromkeys(VIDEO_SUFFIXES, films) | dict.fromkeys(IMAGE_SUFFIXES, images)
     with os.scandir(root / below) as entries:
         for entry in entries:
-            name, small = entry.name, entry.name.lower()
-            if small[0] == ".":
+            name = entry.name
+            kind = kinds.get(name[name.rfind(".") :].lower(), others)
+            if name[0] == ".":
                 continue
-            if entry.is_symlink() and not inside(entry.path, root):
-                skip(LINK, [below + name])
-            elif entry.is_dir(follow_symlinks=False):
-                folders.append(name)
-            elif small.endswith(VIDEO_SUFFIXES):
-                films.append(name)
-            elif small.endswith(IMAGE_SUFFIXES) and not entry.is_dir():
-                images.append(name)
+            if not entry.is_symlink():
+                (folders if entry.is_dir() else kind).append(name)
+            elif inside(entry.path, root):
+                (others if entry.is_dir() else kind).append(name)
             else:
-                others.append(below + name)
+                skip(LINK, [below + name])
     if below:  # tables, licences and the like lie at the top
-        skip("file name is no image", sorted(others))
+        skip("file name is no image", sorted(below + name for name in others))
     yield below, sorted(films), sorted(images)
     for name in sorted(folders):
         if name.lower() not in ASIDE:

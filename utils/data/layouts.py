@@ -21,6 +21,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,8 +42,8 @@ SPLIT_WORDS = {
 }
 #: Folders that say what kind of picture lies in them and nothing of the video; the best come last.
 KINDS = ("videos", "video", "frames", "images", "imgs", "crops", "face", "face_images", "faces")
-#: Share of the images of a folder that are named like frames, if it is a video.
-FRAMES = 0.9
+#: Share of the first images of a folder that are named like frames, if it is a video.
+FRAMES, SAMPLE = 0.9, 100
 WAYS = (
     "Two ways to label data of your own: put it into folders real/ and fake/; or write labels.csv "
     "beside it, with filename,label and, if known, original,method,split,person,group."
@@ -171,16 +172,23 @@ def list_frames(names: Iterable[str], video: str) -> tuple[list[tuple[int, int, 
     Faces are counted from 1, also where their names count from 0. The name of the video may come
     first. Of two names of one face the first one counts.
     """
-    found: dict[tuple[int, int], str] = {}
-    others = []
-    for name in sorted(names):
+    found, others = [], []
+    for name in names:
         frame = parse_frame_name(name)
         if frame is None and name.startswith(video):
             frame = parse_frame_name(name[len(video) :].lstrip("_-"))
-        if frame is None or found.setdefault(frame, name) != name:
+        if frame is None:
             others.append(name)
-    shift = any(face == 0 for _, face in found)
-    return sorted((frame, face + shift, name) for (frame, face), name in found.items()), others
+        else:
+            found.append((*frame, name))
+    found.sort()
+    if len({(frame, face) for frame, face, _ in found}) < len(found):
+        twice = {b[2] for a, b in pairwise(found) if a[:2] == b[:2]}
+        others += twice
+        found = [one for one in found if one[2] not in twice]
+    if any(face == 0 for _, face, _ in found):
+        found = [(frame, face + 1, name) for frame, face, name in found]
+    return found, sorted(others)
 
 
 # tables -----------------------------------------------------------------------------------------
@@ -463,8 +471,8 @@ def _frame_folders(dataset: Dataset, folders: Mapping[str, list[str]]) -> set[st
     tops, found = _class_folders(dataset.root), defaultdict(set)
     for folder, images in folders.items():
         if place := _place(tops, folder):
-            frames, _ = list_frames(images, place[2][-1])
-            if len(frames) >= FRAMES * len(images):
+            some = images[:SAMPLE]
+            if len(list_frames(some, place[2][-1])[0]) >= FRAMES * len(some):
                 found[place[0]].add(folder)
     return {folder for several in found.values() if len(several) > 1 for folder in several}
 
