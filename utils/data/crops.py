@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +13,23 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from utils.data.datasets import LINK, Skip, find_datasets, holds, list_media, walk
+from utils.data.datasets import Skip, find_datasets, holds, list_media
 from utils.data.layouts import (
     ACCEPTED,
     CROP_TABLES,
     WAYS,
     Dataset,
     Video,
-    is_plain_name,
     list_frames,
     media_stem,
     read_crop_metadata,
-    read_label,
     stem,
 )
 from utils.faces.detection import read_recipe
-from utils.faces.media import IMAGE_SUFFIXES, evenly_spaced, read_image
+from utils.faces.media import evenly_spaced, read_image
 from utils.run.artifacts import CLASSES, check_fields, read_text_csv
 from utils.run.jobs import map_threads
-from utils.run.machine import inside, stable_hash
+from utils.run.machine import stable_hash
 
 #: What names a video, for two data sets may use one name; and a face within one data set.
 VIDEO, FACE = ["dataset", "video"], ["video", "frame", "face"]
@@ -85,8 +82,7 @@ def scan_crops(
 
     tables: dict[Dataset, pd.DataFrame] = {}
     for dataset in find_datasets(data):
-        scan = _scan_listed if dataset.layout in CROP_TABLES else _scan_media
-        table = scan(dataset, functools.partial(skip, dataset.name))
+        table = _scan(dataset, functools.partial(skip, dataset.name))
         if table is not None:
             tables[dataset] = table
     if not tables:
@@ -120,27 +116,27 @@ def scan_crops(
     return crops, unused
 
 
-def _scan_media(dataset: Dataset, skip: Skip) -> pd.DataFrame | None:
-    """A data set of folders of frames and of single images; None if it holds none."""
+def _scan(dataset: Dataset, skip: Skip) -> pd.DataFrame | None:
+    """A row a crop of a data set; None if it holds no image."""
     videos, media = list_media(dataset, skip, videos=False)
-    if not media:
+    if not videos:
         return None
     ids = {(video.dataset, video.filename): video.video for video in videos}
     named: dict[tuple[str, str], str] = {}
     rows, found = [], _Found()
     for video in sorted(videos, key=lambda video: (video.dataset, video.video)):
-        path = video.path
+        path, key = video.path, (video.dataset, video.video)
         if video.reason:
             skip(video.reason, [video.filename])
             continue
-        if named.setdefault((video.dataset, video.video), path) != path:
+        if named.setdefault(key, path) != path:
             raise ValueError(
-                f"two videos share the id {video.video!r}: {named[video.dataset, video.video]} and "
-                f"{path} in {dataset.root}; rename one"
+                f"two videos share the id {video.video!r}: {named[key]} and {path} in "
+                f"{dataset.root}; rename one"
             )
         frames, others = list_frames(media[path], path.rpartition("/")[2])
         skip("file name is no frame", [f"{path}/{name}" for name in others])
-        found.add(frames, f"{path}/") if frames else found.add([(0, 1, path)], "")
+        found.add(frames, f"{path}/") if media[path] else found.add([(0, 1, path)], "")
         unit = "folder" if media[path] else "image"
         original = ids.get((video.dataset, video.original), media_stem(video.original))
         told = {"unit": unit if dataset.layout == "folders" else "listed", "original": original}
@@ -161,9 +157,10 @@ class _Found:
 
     def add(self, crops: Sequence[tuple[int, int, str]], prefix: str) -> None:
         """Take the crops of the next video: frame, face, and name after `prefix`."""
-        self.frames += [frame for frame, _, _ in crops]
-        self.faces += [face for _, face, _ in crops]
-        self.paths += [prefix + name for _, _, name in crops]
+        frames, faces, names = zip(*crops) if crops else ((), (), ())
+        self.frames += frames
+        self.faces += faces
+        self.paths += [prefix + name for name in names]
         self.counts.append(len(crops))
 
     def table(self, videos: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
@@ -171,90 +168,6 @@ class _Found:
         crops = videos.loc[videos.index.repeat(self.counts)].reset_index(drop=True)
         places = {"path": self.paths, "frame": self.frames, "face": self.faces}
         return crops.assign(**places, layout=dataset.layout, root=str(dataset.root))[COLUMNS]
-
-
-def _scan_listed(dataset: Dataset, skip: Skip) -> pd.DataFrame:
-    """A data set with `metadata.csv`: judge its rows, then list the crops of each video."""
-    rows, root = read_crop_metadata(dataset), dataset.root
-    videos = _judge_rows(rows, skip)
-    flat = dataset.layout == "deepfake_faces"
-    present, linked = (_single_images if flat else _video_folders)(root, skip)
-    unlisted = set(present) - set(rows["filename"].map(stem))  # unfit rows are listed too
-    skip("unlisted image" if flat else "unlisted folder", sorted(unlisted))
-    found = _Found()
-    for video in videos["video"]:
-        crops: list[tuple[int, int, str]] = []
-        if place := present.get(video):
-            crops = [(0, 1, place)] if flat else _frames(place, f"{video}/", root, skip)
-        found.add(crops, "" if flat else f"{video}/")
-        if not crops and video not in linked:
-            missing = "no image" if flat else "no folder"
-            skip("empty folder" if video in present else missing, [video])
-    return found.table(videos.assign(unit="listed"), dataset)
-
-
-def _judge_rows(rows: pd.DataFrame, skip: Skip) -> pd.DataFrame:
-    """Keep one trustworthy row a video; the rest is handed to `skip` with a reason."""
-    reasons: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
-        # Such a name (`../x`, `/etc/x`) never becomes part of a path.
-        "name is not a plain file name": lambda r: ~r["filename"].map(is_plain_name).astype(bool),
-        "conflicting label": lambda r: r.groupby("video")["label"].transform("nunique") > 1,
-        "duplicate row": lambda r: r["video"].duplicated(),
-    }
-    # The row that names an original wins, whatever the order of the file.
-    by = ["original", "method", "split", "filename"]
-    rows = rows.assign(video=rows["filename"].map(stem), word=rows["label"])
-    rows = rows.assign(label=rows["word"].map(read_label)).sort_values(by, ascending=False)
-    unknown = ~rows["label"].isin(CLASSES)
-    for word, names in rows[unknown].groupby("word")["filename"]:
-        skip(f"unknown label {word!r}", names)
-    rows = rows[~unknown]
-    for reason, is_unfit in reasons.items():
-        unfit = is_unfit(rows)
-        skip(reason, rows.loc[unfit, "filename"])
-        rows = rows[~unfit]
-    rows = rows.sort_values("video", ignore_index=True)
-    default = rows["label"].map({"REAL": "original", "FAKE": "unknown"})
-    method = rows["method"].where(rows["method"] != "", default)
-    return rows.assign(method=method, original=rows["original"].map(stem), official=rows["split"])
-
-
-def _video_folders(root: Path, skip: Skip) -> tuple[dict[str, str], set[str]]:
-    """Name → path of the folders of a data set, and names of those that lead out of it."""
-    _, folders, files = next(os.walk(root))
-    images = [name for name in files if name.lower().endswith(IMAGE_SUFFIXES)]
-    skip("image outside the folders", sorted(n for n in images if not n.startswith(".")))
-    paths = {name: f"{root}/{name}" for name in folders if not name.startswith(".")}
-    linked = {n for n, path in paths.items() if os.path.islink(path) and not inside(path, root)}
-    skip(LINK, sorted(linked))
-    return {name: path for name, path in paths.items() if name not in linked}, linked
-
-
-def _single_images(root: Path, skip: Skip) -> tuple[dict[str, str], set[str]]:
-    """Name → path, relative to the data set, of the images in `faces_224/`; no further names."""
-    present: dict[str, str] = {}
-    if not inside(root / "faces_224", root):
-        skip(LINK, ["faces_224"])
-        return present, set()
-    for folder, _, images in walk(root, skip, "faces_224/"):
-        for image in images:
-            if present.setdefault(stem(image), folder + image) != folder + image:
-                skip("second image of a video", [folder + image])
-    return present, set()
-
-
-def _frames(folder: str, prefix: str, root: Path, skip: Skip) -> list[tuple[int, int, str]]:
-    """(frame, face, name) of the crops in one video's folder, in order."""
-    names = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_symlink() and not inside(entry.path, root):
-                skip(LINK, [prefix + entry.name])
-            else:
-                names.append(entry.name)
-    found, others = list_frames(names, prefix[:-1])
-    skip("file name is no frame", [prefix + name for name in others])
-    return found
 
 
 def _draw_videos(crops: pd.DataFrame, max_videos: int, seed: int) -> Kept:

@@ -172,22 +172,24 @@ def list_frames(names: Iterable[str], video: str) -> tuple[list[tuple[int, int, 
     Faces are counted from 1, also where their names count from 0. The name of the video may come
     first. Of two names of one face the first one counts.
     """
-    found, others = [], []
-    for name in names:
-        frame = parse_frame_name(name)
-        if frame is None and name.startswith(video):
-            frame = parse_frame_name(name[len(video) :].lstrip("_-"))
-        if frame is None:
-            others.append(name)
-        else:
-            found.append((*frame, name))
-    found.sort()
-    if len({(frame, face) for frame, face, _ in found}) < len(found):
+    names = list(names)
+    parsed = [parse_frame_name(name) for name in names]
+    others = []
+    if None in parsed:
+        shorter = [n[len(video) :].lstrip("_-") if n.startswith(video) else n for n in names]
+        parsed = [frame or parse_frame_name(n) for frame, n in zip(parsed, shorter)]
+        others = [name for name, frame in zip(names, parsed) if frame is None]
+        names = [name for name, frame in zip(names, parsed) if frame is not None]
+        parsed = [frame for frame in parsed if frame is not None]
+    # Columns, not rows, wherever it can be: a data set may have a million crops.
+    frames, faces = zip(*parsed) if parsed else ((), ())
+    if 0 in faces:
+        faces = [face + 1 for face in faces]
+    found = sorted(zip(frames, faces, names))
+    if len({*parsed}) < len(found):
         twice = {b[2] for a, b in pairwise(found) if a[:2] == b[:2]}
         others += twice
         found = [one for one in found if one[2] not in twice]
-    if any(face == 0 for _, face, _ in found):
-        found = [(frame, face + 1, name) for frame, face, name in found]
     return found, sorted(others)
 
 
@@ -210,6 +212,36 @@ def read_crop_metadata(dataset: Dataset) -> pd.DataFrame:
         )
     table = _filled(table.rename(columns={name: "filename"}), dataset.name)
     return table.assign(split=read_splits(table["split"]))
+
+
+def read_crop_table(dataset: Dataset, paths: list[str]) -> Iterator[Video]:
+    """`metadata.csv` of crops: each row a folder, or in `deepfake_faces` an image, by its id."""
+    table = read_crop_metadata(dataset)
+    table["video"] = table["filename"].map(stem)
+    # The row that names an original wins, whatever the order of the file.
+    table = table.sort_values(["original", "method", "split", "filename"], ascending=False)
+    labels = table["label"].map(read_label).where(lambda words: words.isin(CLASSES))
+    twice = table["video"].duplicated()
+    reasons = pd.Series("", table.index).mask(twice, "duplicate row")
+    several = labels.groupby(table["video"]).transform("nunique") > 1
+    reasons = reasons.mask(several, "conflicting label").mask(labels.isna(), "")
+    # Such a name (`../x`, `/etc/x`) never becomes part of a path.
+    plain = table["filename"].map(is_plain_name).astype(bool)
+    reasons = reasons.mask(~plain, "name is not a plain file name")
+    there: dict[str, str] = {}
+    for path in paths:
+        there.setdefault(media_stem(path), path)
+    for row, reason in zip(table.itertuples(index=False), reasons):
+        real = read_label(row.label) == "REAL"
+        method = row.method or ("original" if real else "unknown")
+        path = there.get(row.video, row.filename)
+        facts = (row.filename, row.label, stem(row.original), method, row.split, row.person)
+        yield Video(path, row.dataset, row.video, *facts, row.group, reason)
+    listed = {there.get(video) for video in table["video"]}
+    for path in paths:
+        if path not in listed:
+            reason = "not listed in metadata.csv"
+            yield Video(path, dataset.name, media_stem(path), path, "", "", "", reason=reason)
 
 
 def _filled(table: pd.DataFrame, dataset: str) -> pd.DataFrame:
@@ -490,6 +522,8 @@ def _deep(depth: int) -> Callable[[Dataset, Mapping[str, list[str]]], set[str]]:
 
 
 LAYOUTS = {
+    "faces": Layout(read_crop_table, lambda _, folders: {f for f in folders if f and "/" not in f}),
+    "deepfake_faces": Layout(read_crop_table, lambda *_: set()),
     "dfdc": Layout(read_dfdc, lambda _, folders: {f for f in folders if f and "/" not in f}),
     "faceforensics": Layout(read_faceforensics, _deep(3)),
     "celebdf": Layout(read_celebdf, _deep(1)),
