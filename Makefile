@@ -1,12 +1,17 @@
 # Everything starts here: `make` lists the targets. Only make and Python >= 3.10 are needed.
 
+# make expands what is named on its command line, and a file may be called `$(shell ...)` or `$1`:
+# every variable from there is taken as it is written, before anything reads it.
+$(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),\
+	$(eval override $(name) := $$(value $(name)))))
+
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 KAGGLE_VENV := .venv-kaggle
-NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
-# The recipe of `run` reads these from its environment, so blanks and quotes in them survive.
+# Recipes read these from their environment, so the shell expands nothing in them either. ARGS is
+# for the shell: it splits it, so quotes in it count, and so would a `$(...)`.
 export DATA OUTPUT SET FROM TO ONLY BENCH_DATA INPUT MODEL OWNER
 
 .DEFAULT_GOAL := help
@@ -30,7 +35,7 @@ test: $(VENV)/.installed-dev ## all tests, the notebooks end to end included; AR
 lint: $(VENV)/.installed-dev ## ruff, format, stripped notebooks, types, who imports whom
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(if $(NOTEBOOKS),$(PY) -m nbstripout --keep-id --verify $(NOTEBOOKS))
+	$(PY) -m nbstripout --keep-id --verify notebooks/*.ipynb
 	$(PY) -m mypy
 	$(PY) -c "from importlinter.cli import lint_imports_command as lint; lint()"
 

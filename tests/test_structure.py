@@ -321,6 +321,13 @@ def test_ci_calls_the_test_command():
     assert "\nmake test\n" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
+def test_ci_runs_actions_of_one_commit_each_and_leaves_them_no_credentials():
+    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    uses = re.findall(r"uses: (.+)", text)
+    assert uses and [a for a in uses if not re.fullmatch(r"\S+@[0-9a-f]{40} # v[\d.]+", a)] == []
+    assert text.count("actions/checkout@") == text.count("persist-credentials: false")
+
+
 #: A module in the way that Python or a path names it; more may follow the module (a class, say).
 DOTTED = re.compile(r"(?<![\w./-])(?:utils|tools|benchmarks|tests)(?:\.[A-Za-z_]\w*)+")
 FILE = re.compile(r"(?<![\w./-])(?:utils|tools|benchmarks|tests)/[\w/]+(?:\.\w+)?")

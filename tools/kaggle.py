@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import re
 import shutil
@@ -15,7 +16,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
 from tools.kaggle_push import UTILS_DATASET, KaggleError, describe_push, push
-from utils.installing import EXTRAS
+from utils.installing import EXTRAS, WHEELS
 
 ROOT = Path(__file__).resolve().parent.parent
 METADATA = ROOT / "kaggle-metadata.json"
@@ -75,13 +76,15 @@ def fetch_wheels(folder: str | Path, *, python: str = PYTHON) -> Path:
     """Fetch the wheels of what Kaggle's image lacks.
 
     Args:
-        folder: where they go.
+        folder: where they go; wheels of before are deleted, for each has one version.
         python: the version that they are for, as "3.12".
     Returns:
         `folder`.
     Raises:
         ValueError: pip could not; says why.
     """
+    for before in Path(folder).glob("*.whl"):
+        before.unlink()
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *PLATFORMS]
     command += [f"--python-version={python}", "--only-binary=:all:", f"--dest={folder}"]
     command += EXTRAS.values()
@@ -144,10 +147,11 @@ def kernel_metadata(described: dict[str, Any], kernel: dict[str, Any]) -> dict[s
 
 
 def _stage_dataset(described: dict[str, Any], folder: Path, wheels: Path) -> None:
-    """`CONTENT` as it is, the wheels, and what Kaggle must know of the data set."""
-    utils = described["utils"]
+    """`CONTENT` as it is, wheels and their hashes, and what Kaggle must know of the data set."""
+    utils, files = described["utils"], sorted(wheels.glob("*.whl"))
     folder.mkdir(parents=True)
-    for path in [*(ROOT / name for name in CONTENT), *sorted(wheels.glob("*.whl"))]:
+    (folder / WHEELS).write_text("".join(map(_pin, files)), encoding="utf-8")
+    for path in [*(ROOT / name for name in CONTENT), *files]:
         if path.is_dir():
             hidden = shutil.ignore_patterns("__pycache__", ".*")
             shutil.copytree(path, folder / path.name, ignore=hidden)
@@ -160,6 +164,12 @@ def _stage_dataset(described: dict[str, Any], folder: Path, wheels: Path) -> Non
         "description": utils["description"],
     }
     _write(metadata, folder / "dataset-metadata.json")
+
+
+def _pin(wheel: Path) -> str:
+    """The line of a requirements file that takes this wheel and no other."""
+    name, version = wheel.name.split("-")[:2]
+    return f"{name}=={version} --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n"
 
 
 def _write(metadata: dict[str, Any], path: Path) -> None:

@@ -116,7 +116,8 @@ def _typed(value: Any, default: Any) -> Any:
             value = _items(value) if value[:1] in ("[", "(") else [value]
         if not isinstance(value, list | tuple):
             raise ValueError
-        return _plain([_typed(item, default[0]) if default else item for item in value])
+        items = [_typed(item, default[0]) if default else item for item in value]
+        return [_plain(item) for item in items]
     if kind is dict:
         value = _literal(value)
         if isinstance(value, str):
@@ -124,7 +125,8 @@ def _typed(value: Any, default: Any) -> Any:
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
             raise ValueError
         for item in value.values():
-            _plain(item if isinstance(item, list) else [item])
+            for inner in item if isinstance(item, list) else [item]:
+                _plain(inner)
         return value
     if kind is not str:
         value = _literal(value)
@@ -132,7 +134,7 @@ def _typed(value: Any, default: Any) -> Any:
         value = float(value)
     if default is not None and (type(value) is not kind or value == "None"):
         raise ValueError
-    return value
+    return value if value is None else _plain(value)
 
 
 def _literal(value: Any) -> Any:
@@ -153,9 +155,8 @@ def _items(text: str) -> Any:
     return value
 
 
-def _plain(items: list[Any]) -> list[Any]:
+def _plain(value: Any) -> Any:
     """Refuse what papermill would write into the notebook as code."""
-    for item in items:
-        if not isinstance(item, str | int | float):
-            raise ValueError(f"{item!r} is no text, number, True or False")
-    return items
+    if not isinstance(value, str | int | float):
+        raise ValueError(f"{value!r} is no text, number, True or False")
+    return value

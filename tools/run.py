@@ -177,8 +177,8 @@ def _execute(path: Path, copy: Path, parameters: dict[str, Any], *, title: str) 
     begin = time.monotonic()
     try:
         papermill.execute_notebook(
-            _shown(path),  # papermill writes both paths into the copy: as short as they can be
-            _shown(copy),
+            _literal(path),  # papermill writes both paths into the copy: as short as they can be
+            _literal(copy),
             parameters,
             kernel_name="python3",
             language="python",
@@ -199,6 +199,11 @@ def _execute(path: Path, copy: Path, parameters: dict[str, Any], *, title: str) 
             f"executed copy: {_shown(copy)}"
         ) from None
     print(f"{title}: done in {timedelta(seconds=round(time.monotonic() - begin))}", flush=True)
+
+
+def _literal(path: Path) -> str:
+    """A path for papermill, which would put parameters into the braces of one."""
+    return _shown(path).replace("{", "{{").replace("}", "}}")
 
 
 def _shown(path: Path) -> str:

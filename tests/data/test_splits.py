@@ -440,7 +440,7 @@ def test_the_audit_counts_each_reason_with_examples(data, tmp_path, attached):
         listing.write("z.mp4,MAYBE,train,\n")
     ensure_index(data, tmp_path / "out")
     assert artifacts.read_json(tmp_path / "out", "data_audit.json")["left_out"] == {
-        "no folder": {"count": 6, "examples": ["b", "c", "d", "e", "f"]},
+        "listed but absent": {"count": 6, "examples": [f"{name}.mp4" for name in "bcdef"]},
         "unknown label 'MAYBE'": {"count": 1, "examples": ["z.mp4"]},
     }
 

@@ -1,5 +1,6 @@
 """The bootstrap cell finds `utils` wherever it may lie, and says what to do where it does not."""
 
+import json
 import os
 import re
 import shutil
@@ -11,12 +12,13 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from tools.kaggle import read_metadata, stage
+from tools.kaggle import METADATA, NOBODY, read_metadata, stage
 from tools.kaggle_push import UTILS_DATASET
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = nbformat.read(ROOT / "notebooks" / "01_explore_data.ipynb", as_version=4)
 CELL = next(cell.source for cell in NOTEBOOK.cells if cell.cell_type == "code")
+SLUG = read_metadata()["utils"]["slug"]
 IDENTITY = ("-c", "user.name=x", "-c", "user.email=x@example.org")
 
 
@@ -71,7 +73,9 @@ def origin(room):
     return origin
 
 
-def run(room, cwd, *, repository="nothing", revision="HEAD", before="", path="/usr/bin:/bin"):
+def run(
+    room, cwd, *, repository="nothing", revision="HEAD", before="", path="/usr/bin:/bin", tmp="tmp"
+):
     """Run the cell as a script; returns (home, printed), or (None, the last line of the error)."""
     code = CELL.replace('"/kaggle', f'"{room}/kaggle')
     code, n_addresses = re.subn(r'REPOSITORY = "[^"]+"', f'REPOSITORY = "{repository}"', code)
@@ -82,7 +86,7 @@ def run(room, cwd, *, repository="nothing", revision="HEAD", before="", path="/u
         cwd=cwd,
         capture_output=True,
         text=True,
-        env={"PATH": path, "HOME": str(room), "TMPDIR": str(room / "tmp")},
+        env={"PATH": path, "HOME": str(room), "TMPDIR": str(room / tmp)},
     )
     if done.returncode:
         return None, done.stderr.strip().splitlines()[-1]
@@ -97,26 +101,29 @@ def test_in_the_repository_it_is_found_above_and_nothing_is_installed(room):
     assert home == room / "clone" and "called" not in printed
 
 
-def test_it_is_found_in_a_folder_beside_the_notebook(room):
-    put_utils(room / "somewhere" / "clone")
-    assert run(room, room / "somewhere")[0] == room / "somewhere" / "clone"
+def test_what_python_imports_from_anyway_is_found(room):
+    """PYTHONPATH, or an editor that puts the project on the path."""
+    put_utils(room / "clone")
+    before = f"import sys; sys.path.append({str(room / 'clone')!r})"
+    assert run(room, room / "somewhere", before=before)[0] == room / "clone"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_folders_that_may_not_be_read_are_passed_over(room):
-    closed = room / "somewhere" / "closed"
+    closed = room / "closed"
     closed.mkdir(mode=0)
-    put_utils(room / "somewhere" / "open")
-    assert run(room, room / "somewhere")[0] == room / "somewhere" / "open"
+    put_utils(room / "open")
+    before = f"import sys; sys.path += [{str(closed)!r}, {str(room / 'open')!r}]"
+    assert run(room, room / "somewhere", before=before)[0] == room / "open"
 
 
-FORMS = [
-    "utils-set",
-    "datasets/me/utils-set",
-    "notebooks/me/run",
-    "zipped-set/inner",
-    "datasets/me/zipped-set/inner",
-    "notebooks/me/run/inner",
+FORMS = [SLUG, f"datasets/me/{SLUG}", f"{SLUG}/inner", f"datasets/me/{SLUG}/inner"]
+STRANGERS = [
+    *("kaggle/input/faces", "kaggle/input/faces/inner", f"kaggle/input/faces/{SLUG}"),
+    *(f"kaggle/input/{SLUG}-2", "kaggle/input/datasets/them/faces", "kaggle/input/datasets"),
+    *(f"kaggle/input/datasets/them/faces/{SLUG}", f"kaggle/input/notebooks/them/{SLUG}"),
+    *(f"kaggle/input/models/them/{SLUG}/pytorch/a/1", f"kaggle/input/competitions/{SLUG}"),
+    *("kaggle/working/unpacked", "somewhere/else", "tmp/tmp.0", "tmp"),
 ]
 
 
@@ -128,7 +135,28 @@ def test_on_kaggle_it_is_found_in_each_form_of_mount(room, kaggle, form):
     assert printed == "Nothing to install."
 
 
-@pytest.mark.parametrize("place", ["utils-set", "datasets/me/utils-set"])
+@pytest.mark.parametrize("stranger", STRANGERS)
+def test_what_lies_elsewhere_is_never_imported(room, kaggle, origin, stranger):
+    """Alone it is no `utils`, and beside ours, attached or cloned, it is nothing."""
+    put_utils(room / stranger, says="a stranger's")
+    home, error = run(room, kaggle)
+    assert home is None and "`utils` is nowhere" in error
+    assert run(room, kaggle, repository=origin)[1] == "newest"
+    put_utils(room / "kaggle" / "input" / "datasets" / "zz" / SLUG, says="ours")
+    assert run(room, kaggle)[1] == "ours"
+
+
+@pytest.mark.parametrize("other", [f"datasets/them/{SLUG}", f"{SLUG}/inner"])
+def test_of_two_attached_ones_none_is_taken_and_both_are_named(room, kaggle, origin, other):
+    both = [room / "kaggle" / "input" / form for form in (SLUG, other)]
+    for place in both:
+        put_utils(place)
+    home, error = run(room, kaggle, repository=origin)
+    assert home is None and all(str(place) in error for place in both)
+    assert list((room / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("place", [SLUG, f"datasets/me/{SLUG}"])
 @pytest.mark.parametrize("unpacked", ["", "utils-dataset"])
 def test_a_data_set_zipped_by_hand_as_the_page_says_is_found(room, kaggle, place, unpacked):
     """`docs/offline.md`: a zip of the content, which may be unpacked into a folder of its name."""
@@ -142,7 +170,7 @@ def test_a_data_set_zipped_by_hand_as_the_page_says_is_found(room, kaggle, place
 
 
 def test_what_is_attached_comes_before_a_clone(room, kaggle, origin):
-    put_utils(room / "kaggle" / "input" / "set", says="attached")
+    put_utils(room / "kaggle" / "input" / SLUG, says="attached")
     assert run(room, kaggle, repository=origin)[1] == "attached"
 
 
@@ -194,7 +222,26 @@ def test_nowhere_it_says_what_to_attach(room, kaggle, origin, revision):
     repository = room / "nothing" if revision == "HEAD" else origin
     home, error = run(room, kaggle, repository=repository, revision=revision)
     assert home is None
-    assert "attach its data set, switch the internet on, or run in a clone" in error
+    assert all(what in error for what in (SLUG, "switch the internet on", "run in a clone"))
+
+
+def test_while_the_address_names_nobody_nothing_is_cloned(room, kaggle, origin):
+    """On GitHub somebody may be called so; `git` itself would take what lies there."""
+    repository = json.loads(METADATA.read_text())["repository"]
+    assert f"/{NOBODY}/" in repository or repository in CELL
+    place = room / NOBODY / origin.name
+    shutil.copytree(origin, place)
+    home, error = run(room, kaggle, repository=place)
+    assert home is None and f"while REPOSITORY says {NOBODY} nothing is cloned" in error
+    assert list((room / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("tmp", ["missing", "with a blank"])
+def test_a_clone_stays_in_a_temporary_folder_of_its_own(room, kaggle, origin, tmp):
+    (room / "with a blank").mkdir()
+    home, _ = run(room, kaggle, repository=origin, tmp=tmp)
+    assert (home is None) == (tmp == "missing")
+    assert not (room / ".git").exists() and not (kaggle / ".git").exists()
 
 
 def test_on_a_machine_of_ones_own_nothing_is_cloned(room, origin):
@@ -203,7 +250,7 @@ def test_on_a_machine_of_ones_own_nothing_is_cloned(room, origin):
     assert list((room / "tmp").iterdir()) == []
 
 
-@pytest.mark.parametrize("form", ["utils-set", "datasets/me/utils-set", "zipped-set/inner"])
+@pytest.mark.parametrize("form", FORMS[:3])
 def test_beside_a_large_data_set_it_takes_under_three_seconds(room, kaggle, form):
     for place in ("faces", "datasets/them/faces"):
         for video in range(1500):

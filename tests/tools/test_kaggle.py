@@ -1,8 +1,10 @@
 """What describes the kernels is checked field by field, and staged as the client wants it."""
 
+import hashlib
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from packaging.requirements import Requirement
 
 from tools import kaggle, kaggle_push
 from tools.run import NOTEBOOKS
-from utils.installing import EXTRAS
+from utils.installing import EXTRAS, WHEELS
 
 
 @pytest.fixture
@@ -70,15 +72,18 @@ def test_damaged_json_is_named(tmp_path):
 def test_staged_folders_hold_what_the_client_reads(tmp_path):
     wheels = tmp_path / "wheels"
     wheels.mkdir()
-    (wheels / "tiny-1.0-py3-none-any.whl").touch()
+    (wheels / "tiny_extra-1.0-py3-none-any.whl").write_bytes(b"wheel")
     folder = kaggle.stage(kaggle.read_metadata(owner="me"), tmp_path / "staged", wheels=wheels)
     dataset = folder / kaggle_push.UTILS_DATASET
     assert {path.name for path in dataset.iterdir()} - {"models"} == {
         "dataset-metadata.json",
         "LICENSE",
-        "tiny-1.0-py3-none-any.whl",
+        "tiny_extra-1.0-py3-none-any.whl",
         "utils",
+        "wheels.txt",
     }
+    digest = hashlib.sha256(b"wheel").hexdigest()
+    assert (dataset / WHEELS).read_text() == f"tiny_extra==1.0 --hash=sha256:{digest}\n"
     assert files(dataset / "utils") == files(kaggle.ROOT / "utils")
     assert json.loads((dataset / "dataset-metadata.json").read_text())["licenses"] == [
         {"name": "other"}
@@ -119,6 +124,7 @@ def test_a_detector_in_the_box_travels_and_nothing_of_tools_does(tmp_path, monke
         "dataset-metadata.json",
         "models/first/model.safetensors",
         "utils/run/__init__.py",
+        "wheels.txt",
     }
 
 
@@ -141,6 +147,19 @@ def test_without_an_owner_nothing_is_staged(tmp_path):
     with pytest.raises(ValueError, match="say OWNER="):
         kaggle.stage(kaggle.read_metadata(), tmp_path / "staged", wheels=tmp_path)
     assert not (tmp_path / "staged").exists()
+
+
+def test_of_each_wheel_one_version_is_staged(tmp_path, monkeypatch):
+    """pip refuses a list that pins two, and the folder keeps what was fetched before."""
+
+    def download(command, **options):
+        (tmp_path / "av-2-py3-none-any.whl").touch()
+        return subprocess.CompletedProcess(command, 0)
+
+    (tmp_path / "av-1-py3-none-any.whl").touch()
+    monkeypatch.setattr(kaggle.subprocess, "run", download)
+    kaggle.fetch_wheels(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["av-2-py3-none-any.whl"]
 
 
 def test_what_is_installed_on_kaggle_is_what_the_requirements_ask_for():

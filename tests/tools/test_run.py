@@ -1,15 +1,18 @@
 """The runner: order, refusals before anything starts, typed overrides, failures, the demo data."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
 import pytest
 from click.testing import CliRunner
 from papermill.cli import papermill as papermill_command
+from papermill.translators import translate_parameters
 
 from tools import run
 from tools.parameters import checked_parameters, notebook_parameters, parse_overrides
@@ -458,3 +461,127 @@ def test_make_says_which_python_it_needs(python, tmp_path):
     assert done.returncode != 0
     assert "Python 3.10 or newer is needed" in done.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+HOSTILE = [
+    *(
+        "clip$1.mp4",
+        "a$(shell touch made)b",
+        "$(file >made)",
+        "${HOME}",
+        "$(info made)",
+        "`touch made`",
+    ),
+    *(
+        "it's",
+        'say "a  b"',
+        "a#b",
+        "a\\b\\",
+        "$$",
+        "; touch made",
+        "{x}",
+        "a%b",
+        "$(error made)",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A project whose Python tells what it is asked for: `made(target, VARIABLE=value)`."""
+    folder = tmp_path_factory.mktemp("make")
+    for name in ("Makefile", "requirements.txt", "requirements-dev.txt"):
+        shutil.copy(run.NOTEBOOK_FOLDER.parent / name, folder)
+    python = folder / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\nprintf \'%s\\0\' "$@" "$ONLY" "$BENCH_DATA"\n')
+    python.chmod(0o755)
+    for stamp in (".installed", ".installed-dev"):
+        (folder / ".venv" / stamp).touch()
+
+    def call(target, settings=(), **environment):
+        command = ["make", "--silent", target, *settings]
+        everything = {"PATH": os.environ["PATH"], "HOME": "/nowhere", **environment}
+        done = subprocess.run(command, cwd=folder, env=everything, capture_output=True, text=True)
+        assert not list(folder.glob("made")) or (folder / "made").unlink()
+        assert "made" not in done.stderr
+        return done.stdout.split("\0")
+
+    return call
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+@pytest.mark.parametrize(
+    ("target", "names"),
+    [
+        ("run", ["DATA", "OUTPUT", "SET", "FROM", "TO"]),
+        ("predict", ["INPUT", "MODEL", "OUTPUT"]),
+        ("kaggle-stage", ["OWNER"]),
+        ("kaggle-push", ["OWNER"]),
+        ("bench", ["ONLY", "BENCH_DATA"]),
+    ],
+)
+def test_make_hands_a_value_on_as_it_is(made, target, names, value):
+    """A file name is enough to hand in `$(shell …)`; on the command line and in the environment."""
+    values = [f"{value}{number}" for number in range(len(names))]
+    for given in ({"settings": map("=".join, zip(names, values))}, dict(zip(names, values))):
+        assert [part for part in made(target, **given) if part in values] == values
+
+
+@pytest.mark.parametrize("name", ["ARGS", "PYTHON", "DATAA"])
+def test_make_runs_nothing_that_any_variable_names(made, name):
+    made("test", [f"{name}=$(shell touch made)"])
+    assert made("test", ["ARGS=-k 'a or b' -q"])[:5] == ["-m", "pytest", "-k", "a or b", "-q"]
+
+
+@pytest.mark.parametrize("folder", ["{x}", "{DATA.__class__}", "{", "a}b", "{0}", "%s"])
+def test_a_folder_of_any_name_takes_results(notebooks, crops, tmp_path, folder):
+    """papermill puts parameters into the braces of paths."""
+    output = tmp_path / folder / "out"
+    run_pipeline(
+        crops, output, start="01_explore_data", stop="01_explore_data", notebooks=notebooks
+    )
+    assert (output / "notebooks" / "01_explore_data.ipynb").is_file()
+
+
+def test_a_project_in_a_folder_of_any_name_runs(notebooks, crops, tmp_path):
+    moved = shutil.copytree(notebooks, tmp_path / "{x}" / "notebooks")
+    run_pipeline(crops, tmp_path / "out", stop="01_explore_data", notebooks=moved)
+
+
+TEXTS = ["\"'", "a\nb\r", "\\", '\\"; made = 1; "', "{x}", "\\\n", '"""', "\udcff", "\x00", "$(x)"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_papermill_writes_any_text_as_text(text, notebooks):
+    given = {"DATA": text, "PATHS": [text], "KINDS": [text], "CHANGES": {text: text, "a": [text]}}
+    values = checked_parameters(notebooks / "03_train.ipynb", given)
+    assert written(values) == values and values["PATHS"] == [text]
+
+
+CODE = '"+str(exit(3))+"'
+NOT_PLAIN = [
+    *({CODE}, (CODE,), [CODE], {"a": CODE}, frozenset({CODE}), b"a", 1j, range(2), None),
+    *({"a": {CODE}}, Path(CODE), [[{CODE}]], ((1, 2), 3)),
+]
+
+
+@pytest.mark.parametrize("value", NOT_PLAIN, ids=repr)
+@pytest.mark.parametrize("name", ["PATHS", "KINDS", "CHANGES", "CHANGES.a", "LIMIT", "MODEL"])
+@pytest.mark.parametrize("given", [lambda value: value, lambda value: [value], repr])
+def test_what_is_no_text_and_no_number_is_refused_or_stays_what_it_is(
+    name, given, value, notebooks
+):
+    """Of a set or a tuple papermill writes the text as code, quotes in it included."""
+    values = {}
+    with suppress(ValueError):
+        values = checked_parameters(notebooks / "03_train.ipynb", {name: given(value)})
+    assert written(values) == values
+
+
+def written(values):
+    """What the cell that papermill injects binds."""
+    read = {}
+    exec(translate_parameters("python3", "python", values, ""), read)
+    read.pop("__builtins__")
+    return read
