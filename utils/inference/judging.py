@@ -24,7 +24,7 @@ from utils.faces.detection import (
 )
 from utils.faces.media import Frame, open_media
 from utils.model.scoring import Scorer, load_scorer
-from utils.run.artifacts import ARTIFACTS
+from utils.run.artifacts import ARTIFACTS, printable
 from utils.run.jobs import prefetch
 from utils.stats.decisions import FACE_FACTS, PERSON, UNSURE, Decision
 
@@ -54,7 +54,10 @@ def load_judge(folder: str | Path, *, device: torch.device) -> Judge:
     Raises FileNotFoundError if the folder holds no model, ValueError if none of this kind.
     """
     scorer = load_scorer(folder, device=device)
-    recipe = CropRecipe.from_dict(scorer.facts.get("crop_recipe", {}))
+    try:
+        recipe = CropRecipe.from_dict(scorer.facts.get("crop_recipe", {}))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{scorer.folder / 'config.json'}: crop_recipe: {error}") from error
     return Judge(scorer, load_detector(recipe), recipe, Decision.read(folder))
 
 
@@ -88,11 +91,6 @@ class Answer:
     def n_people(self) -> int:
         """How many people decided."""
         return int(self.people["decides"].sum())
-
-
-def printable(text: str) -> str:
-    """A name from the data on one line, without what would steer a terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def judge_file(

@@ -7,8 +7,11 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from filecmp import cmpfiles
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,6 +71,16 @@ TEXT_COLUMNS = [
     *("path", "dataset", "video", "label", "source", "method", "split"),
     *("filename", "original", "decision", "input", "reason"),
 ]
+#: Tables that people open, in a spreadsheet too, where a name that begins like a formula is one.
+#: There such text gets an apostrophe in front, which `read_table` takes away again.
+FOR_PEOPLE = [
+    *("predictions.csv", "video_predictions.csv", "extra_predictions.csv"),
+    *("inference.csv", "verdicts.csv"),
+]
+GUARD = {r"^('*[=+\-@\t\r\n])": r"'\1"}
+UNGUARD = {r"^'('*[=+\-@\t\r\n])": r"\1"}
+#: Most bytes of a JSON file, and of a CSV of others; the largest known ones have a tenth.
+LONGEST_JSON, LONGEST_CSV = 2**26, 2**30
 
 
 def write_table(table: pd.DataFrame, folder: str | Path, name: str) -> Path:
@@ -75,9 +88,18 @@ def write_table(table: pd.DataFrame, folder: str | Path, name: str) -> Path:
     check_fields(name, table.columns, name)
     columns = ARTIFACTS[name].columns
     ordered = columns + [column for column in table.columns if column not in columns]
-    path = Path(folder) / name
+    return write_csv(table[ordered], Path(folder) / name)
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> Path:
+    """Write a table as CSV, with the guard of FOR_PEOPLE where it is one of these."""
+    table = table.replace(regex=GUARD) if path.name in FOR_PEOPLE else table
+    text = table.to_csv(index=False)
+    if "\r" in text:  # of a name; csv quotes it only where it ends the lines too
+        text = table.to_csv(index=False, lineterminator="\r\n")
     with atomic_path(path) as temporary:
-        table[ordered].to_csv(temporary, index=False)
+        # File names may hold bytes that are no text.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
     return path
 
 
@@ -92,7 +114,7 @@ def read_table(folder: str | Path, name: str) -> pd.DataFrame:
         gaps = {c: [""] for c in ARTIFACTS[name].columns if c not in TEXT_COLUMNS}
         table = _read_csv(path, dtype=kinds, na_values=gaps)
     check_fields(name, table.columns, path)
-    return table
+    return table.replace(regex=UNGUARD) if name in FOR_PEOPLE else table
 
 
 def write_json(value: dict[str, Any], folder: str | Path, name: str) -> Path:
@@ -101,7 +123,7 @@ def write_json(value: dict[str, Any], folder: str | Path, name: str) -> Path:
     path = Path(folder) / name
     with atomic_path(path) as temporary:
         text = json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     return path
 
 
@@ -140,6 +162,8 @@ def _reading(folder: str | Path, name: str) -> Iterator[Path]:
 
 def read_text_csv(path: Path, nrows: int | None = None) -> pd.DataFrame:
     """Read a foreign CSV, every cell as the text it is. Raises ValueError that names it."""
+    if nrows is None and path.stat().st_size > LONGEST_CSV:
+        raise ValueError(printable(f"{path} is longer than {LONGEST_CSV / 1e9:.1f} GB"))
     return _read_csv(path, dtype=str, nrows=nrows)
 
 
@@ -148,22 +172,46 @@ def _read_csv(path: Path, **how: Any) -> pd.DataFrame:
         # A comma at the end of each line must not shift the columns.
         return pd.read_csv(path, keep_default_na=False, index_col=False, **how)
     except ValueError as error:  # empty, ragged or not text
-        raise ValueError(f"{path} cannot be read as CSV ({str(error).strip()})") from error
+        reason = printable(f"{path} cannot be read as CSV ({str(error).strip()})")
+        raise ValueError(reason) from error
 
 
 def read_any_json(path: Path) -> Any:
-    """Read a foreign JSON file. Raises ValueError that names it."""
+    """Read a foreign JSON file, NaN as None. Raises ValueError that names it."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:  # of the text or of its encoding
-        raise ValueError(f"{path} is not valid JSON ({error})") from error
+        if path.stat().st_size > LONGEST_JSON:
+            raise ValueError(f"longer than {LONGEST_JSON / 1e6:.0f} MB")
+        text = path.read_text(encoding="utf-8-sig")
+        return json.loads(text, parse_constant=lambda _: None, object_pairs_hook=_once)
+    # of the text, of its encoding, or nested without end
+    except (ValueError, RecursionError) as error:
+        raise ValueError(printable(f"{path} is not valid JSON ({error})")) from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, each of its keys once: programs differ in which of two they read."""
+    if len(value := dict(pairs)) < len(pairs):
+        raise ValueError(f"{Counter(key for key, _ in pairs).most_common(1)[0][0]!r} stands twice")
+    return value
 
 
 def check_fields(name: str, present: Any, where: Any) -> None:
     """Check that the columns or keys of an artefact are there. Raises ValueError that names it."""
     writer, columns = _artifact(name)
+    present = present if isinstance(present, Mapping | pd.Index) else ()  # other JSON has no keys
     if missing := [column for column in columns if column not in present]:
         raise ValueError(f"{where}: {', '.join(missing)} missing; {writer} writes this file")
+
+
+def check_number(name: str, value: Any, low: float, high: float) -> None:
+    """Refuse what is no number from `low` to `high`, both included; ValueError names it."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:
+        raise ValueError(f"{name} is {value!r:.60}; it must be a number from {low:g} to {high:g}")
+
+
+def printable(text: str) -> str:
+    """Text from the data on one line, without what would steer a terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _artifact(name: str) -> Artifact:
@@ -173,14 +221,32 @@ def _artifact(name: str) -> Artifact:
 
 
 def find_artifact(name: str, output: str | Path) -> Path:
-    """The folder that holds the artefact `name`: OUTPUT, else the first such Kaggle input.
+    """The folder that holds the artefact `name`: OUTPUT, else the Kaggle input that does.
 
-    Raises FileNotFoundError that says which notebook writes it and how to attach it.
+    Raises FileNotFoundError that says which notebook writes it and how to attach it, and as
+    `find_all` does.
     """
-    for folder in [Path(output), *input_roots()]:
-        if (folder / name).is_file():
-            return folder
+    if found := find_all([name], [Path(output)], input_roots()):
+        return found
     raise _missing(name, Path(output))
+
+
+def find_all(
+    names: Sequence[str], *places: Sequence[Path], alike: Sequence[str] = (), hint: str = ""
+) -> Path | None:
+    """The first folder that holds all files, of the first of `places` in which there is one.
+
+    Raises ValueError, with `hint`, if another one there differs in them or in the files `alike`.
+    """
+    for folders in places:
+        found = [folder for folder in folders if all((folder / n).is_file() for n in names)]
+        for other in found[1:]:
+            if cmpfiles(found[0], other, [*names, *alike], shallow=False)[1]:
+                both = f"{found[0]} and {other} hold different {' and '.join(names)}"
+                raise ValueError(printable(f"{both}: detach one of them{hint}"))
+        if found:
+            return found[0]
+    return None
 
 
 def _missing(name: str, folder: Path) -> FileNotFoundError:
@@ -202,20 +268,17 @@ def data_folder(data: str | Path, output: str | Path) -> str:
 def bring(names: Sequence[str], output: str | Path, *, first: str | Path = "") -> str:
     """Copy artefacts that belong together to OUTPUT, unless they are there.
 
-    They come from `first`, or from the first attached input that holds them all. Returns one
-    sentence for the notebook, "" if they are nowhere.
+    They come from `first`, or from the attached input that holds them all. Returns one sentence
+    for the notebook, "" if they are nowhere. Raises as `find_all` does.
     """
     output, listed = Path(output), " and ".join(names)
-    for root in [output, *([Path(first)] if first else []), *input_roots()]:
-        if not all((root / name).is_file() for name in names):
-            continue
-        if root == output:
-            return f"{listed}: in OUTPUT."
-        for name in names:
-            with atomic_path(output / name) as temporary:
-                shutil.copyfile(root / name, temporary)
-        return f"{listed}: brought along from {root}."
-    return ""
+    root = find_all(names, [output], [Path(first)] if first else [], input_roots())
+    if root is None or root == output:
+        return f"{listed}: in OUTPUT." if root else ""
+    for name in names:
+        with atomic_path(output / name) as temporary:
+            shutil.copyfile(root / name, temporary)
+    return f"{listed}: brought along from {root}."
 
 
 @contextmanager
