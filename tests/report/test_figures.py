@@ -230,9 +230,6 @@ DRAWN = {
     "people": lambda index: figures.plot_people([(EVIL, "FAKE", [FACE], [EVIL])], title=EVIL),
     "slices": lambda index: score_figures.plot_slices({EVIL: {EVIL: ROW}}),
     "robustness": lambda index: score_figures.plot_robustness({"clean": ROW, EVIL: {EVIL: ROW}}),
-    "zero pixel": lambda index: score_figures.plot_zero_pixel(
-        {"roc_auc": None, "features": [{"name": EVIL, "roc_auc": None}]}
-    ),
 }  # fmt: skip
 
 

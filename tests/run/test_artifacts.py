@@ -194,7 +194,7 @@ def test_crops_are_taken_from_data_then_from_output_then_from_kaggle(tmp_path):
     assert artifacts.data_folder("elsewhere", tmp_path) == "elsewhere"
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b'a,b\n"1,2\n'])
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b'a,b\n"1,2\n', b"," * 10**8])
 def test_a_foreign_table_that_is_no_csv_is_refused_by_name(tmp_path, content):
     (tmp_path / "metadata.csv").write_bytes(content)
     with pytest.raises(ValueError, match=r"metadata\.csv cannot be read as CSV"):
@@ -252,7 +252,6 @@ def test_names_are_no_formulas_in_tables_for_people_and_come_back_exactly(tmp_pa
         ("[" * 200_000, ""),
         ('{"a":' * 200_000, ""),
         ("9" * 10_000, ""),
-        ('{"a": 1, "b": {"c": 1, "c": 2}}', "'c' stands twice"),
         ('{"\x1b[2J', ""),
     ],
 )

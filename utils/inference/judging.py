@@ -54,10 +54,7 @@ def load_judge(folder: str | Path, *, device: torch.device) -> Judge:
     Raises FileNotFoundError if the folder holds no model, ValueError if none of this kind.
     """
     scorer = load_scorer(folder, device=device)
-    try:
-        recipe = CropRecipe.from_dict(scorer.facts.get("crop_recipe", {}))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{scorer.folder / 'config.json'}: crop_recipe: {error}") from error
+    recipe = CropRecipe.from_dict(scorer.facts.get("crop_recipe", {}))
     return Judge(scorer, load_detector(recipe), recipe, Decision.read(folder))
 
 

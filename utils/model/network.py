@@ -19,6 +19,7 @@ from timm.data import resolve_model_data_config
 from timm.models import load_state_dict, save_for_hf
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from utils.faces.detection import CropRecipe
 from utils.report.words import escaped
 from utils.run.artifacts import CLASSES, check_number, find_all, find_artifact, read_any_json
 from utils.run.machine import input_roots, inside, output_folder
@@ -28,10 +29,8 @@ EXTRA = "deepfake_detection"
 #: What makes a folder a model folder.
 FILES = ("config.json", "model.safetensors")
 #: What config.json may set, and in which range. Other arguments could build without end.
-RANGES = {
-    **{"num_classes": (2, 2), "in_chans": (3, 3), "img_size": (16, 1024), "input_size": (16, 1024)},
-    **{"mean": (-10, 10), "std": (0.001, 10), "prior": (0, 1)},
-}
+RANGES = {"num_classes": (2, 2), "in_chans": (3, 3), "img_size": (16, 1024), "std": (0.001, 10)}
+RANGES |= {"mean": (-10, 10), "input_size": (16, 1024), "prior": (0, 1)}
 
 
 def build_model(
@@ -121,15 +120,15 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def check_stored(path: Path) -> None:
-    """Refuse a zip whose members are compressed or overlap, which torch's never are.
+    """Refuse a zip that is damaged or unpacks to more than itself: torch compresses nothing.
 
-    Gigabytes may come out of kilobytes. Raises ValueError; zipfile.BadZipFile if it is no zip.
+    Raises ValueError; zipfile.BadZipFile if it is none.
     """
     with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-    size = sum(member.file_size for member in members)
-    if size > path.stat().st_size or any(member.compress_type for member in members):
-        raise ValueError(f"{path} is compressed, which torch does not do: {size:,} bytes come out")
+        if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+            raise ValueError(f"{path} is compressed, which no file of torch is")
+        if broken := archive.testzip():
+            raise ValueError(f"{path} is damaged (checksum of {broken})")
 
 
 def _check_loaded(model: torch.nn.Module, untrained: torch.nn.Module, weights: str) -> None:
@@ -195,10 +194,8 @@ def find_model(model: str | Path = "", output: str | Path = "") -> Path:
     output = Path(output or output_folder())
     attached = map(_inside, input_roots())
     judged = sorted(attached, key=lambda folder: not (folder / "decision.json").is_file())
-    hint = ", or set MODEL (05) to the one that you mean"
-    found = find_all(FILES, [output / "model"], judged, alike=["decision.json"], hint=hint)
-    # It says what is missing.
-    return found or find_artifact("model/config.json", output) / "model"
+    found = find_all(FILES, [output / "model"], judged)
+    return found or find_artifact("model/config.json", output) / "model"  # says what is missing
 
 
 def _inside(folder: Path) -> Path:
@@ -212,8 +209,7 @@ def load_model(folder: str | Path) -> tuple[torch.nn.Module, dict[str, Any]]:
 
     Raises:
         FileNotFoundError: config.json or model.safetensors is missing.
-        ValueError: the folder is no deepfake model of two classes, its settings are out of range,
-            or its weights are of another network or damaged.
+        ValueError: the folder is no deepfake model of two classes, or its weights are damaged.
     """
     folder = Path(folder)
     for name in FILES:
@@ -253,28 +249,29 @@ def load_model(folder: str | Path) -> tuple[torch.nn.Module, dict[str, Any]]:
 
 def _check_config(config: Mapping[str, Any]) -> None:
     """Refuse settings that make no model of ours. Raises ValueError; of wrong types any error."""
+    extra = config.get(EXTRA, {})
     if config.get("label_names") != list(CLASSES):
         raise ValueError(f"label_names are {config.get('label_names')!r:.60}, not {CLASSES}")
     if not timm.is_model(config["architecture"]):
-        raise ValueError(f"timm has no model {config['architecture']!r:.60}")
+        raise ValueError(f"architecture is {config['architecture']!r:.60}, unknown to timm")
     size, mean, std = (config["pretrained_cfg"][name] for name in ("input_size", "mean", "std"))
     if not len(size) == len(mean) == len(std) == 3:
         raise ValueError("input_size, mean and std must be three numbers each")
     settings = {"mean": mean, "std": std, "in_chans": size[0], "input_size": size[1:]}
-    settings["num_classes"] = config.get("num_classes")
-    settings["prior"] = config.get(EXTRA, {}).get("prior", 0.5)
-    for name, value in (*settings.items(), *config.get("model_args", {}).items()):
-        if name == "global_pool":  # a word, and timm knows them all
-            continue
+    settings |= {"num_classes": config.get("num_classes"), "prior": extra.get("prior", 0.5)}
+    arguments = dict(config.get("model_args", {}))
+    arguments.pop("global_pool", None)  # a word, and timm knows them all
+    for name, value in (*settings.items(), *arguments.items()):
         if name not in RANGES:
             raise ValueError(f"model_args has {name!r:.60}; accepted: {', '.join(RANGES)}")
         for number in value if isinstance(value, list) else [value]:
             check_number(name, number, *RANGES[name])
+    CropRecipe.from_dict(extra.get("crop_recipe", {}))
 
 
 def model_card(facts: Mapping[str, Any]) -> str:
     """README.md of the model folder: what it is, how it was made, what it must not be used for."""
-    rows = "\n".join(f"| {key} | {escaped(_in_words(value))} |" for key, value in facts.items())
+    rows = "\n".join(f"| {escaped(key)} | {escaped(value)} |" for key, value in facts.items())
     return f"""---
 library_name: timm
 pipeline_tag: image-classification
@@ -303,15 +300,6 @@ Sorting and studying material that looks like its training data: faces cut by th
 Proof against or for a person, in court or in public. It knows the kinds of fakes that it was
 trained on; new generators, strong compression and other cameras can defeat it without notice.
 """
-
-
-def _in_words(value: Any) -> str:
-    """A value as text of one line."""
-    if isinstance(value, Mapping):
-        return "; ".join(f"{key} {_in_words(item)}" for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return " to ".join(map(str, value))
-    return str(value)
 
 
 def fold_batch_norms(network: torch.nn.Module) -> torch.nn.Module:
@@ -349,14 +337,12 @@ def fold_batch_norms(network: torch.nn.Module) -> torch.nn.Module:
 
 
 def keep_model(folder: str | Path, output: str | Path) -> Path:
-    """Copy an attached model to OUTPUT's `model/`, where its decision can be written too.
-
-    Nothing else that lies there is copied, nor what a link leads to. Raises as `check_ours` does.
-    """
+    """Copy an attached model to OUTPUT's `model/`, where its decision can be written too."""
     folder, home = Path(folder), Path(output) / "model"
     if folder.resolve() != home.resolve():
         check_ours(home).mkdir(parents=True, exist_ok=True)
-        for name in (*FILES, "README.md", "decision.json"):
+        for name in (*FILES, "README.md"):
+            # FILES were read as a model; a link of the other may lead anywhere.
             if name in FILES or ((folder / name).is_file() and inside(folder / name, folder)):
                 shutil.copyfile(folder / name, home / name)
     return home
@@ -365,7 +351,6 @@ def keep_model(folder: str | Path, output: str | Path) -> Path:
 def check_ours(home: Path) -> Path:
     """`home`, a place for a model folder. Raises ValueError where it holds anything but ours."""
     config, full = home / FILES[0], any(home.iterdir()) if home.is_dir() else home.exists()
-    kept = read_any_json(config) if config.is_file() else {}
-    if full and not (isinstance(kept, dict) and EXTRA in kept):
+    if full and not (config.is_file() and f'"{EXTRA}"' in config.read_text("utf-8", "replace")):
         raise ValueError(f"{home} is no model of ours and would be replaced: move it away")
     return home

@@ -55,10 +55,8 @@ Strip = tuple[str, str, Sequence[Sequence[Picture]]]
 
 
 def use_theme() -> None:
-    """Set the one theme of all figures: about 900 px wide in a notebook, sharp when saved.
-
-    In tables a "$" of a name from the data is a "$", and begins no formula.
-    """
+    """Set the one theme of all figures: about 900 px wide in a notebook, sharp when saved."""
+    # In tables, "$" in a name from the data begins no formula.
     pd.set_option("display.html.use_mathjax", False, "styler.html.mathjax", False)
     sns.set_theme(
         style="ticks",
@@ -137,8 +135,7 @@ def draw_image(ax: Axes, image: Any, title: str, color: str | None) -> None:
     ax.grid(visible=False)
     for spine in ax.spines.values():
         spine.set(visible=color is not None, color=color or INK, linewidth=2.5)
-    title = "\n".join(map(plain, title.split("\n")))
-    ax.set_title(title, fontsize=9, fontweight="normal", pad=5)
+    ax.set_title("\n".join(map(plain, title.split("\n"))), fontsize=9, fontweight="normal", pad=5)
 
 
 def draw_strips(

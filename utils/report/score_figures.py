@@ -262,8 +262,7 @@ def plot_zero_pixel(result: Mapping[str, Any], *, ax: Axes | None = None) -> Axe
     """
     features = result.get("features", [])
     names = [
-        plain(feature["name"].replace("_", " "))
-        + "\n(the same for all)" * bool(feature.get("constant"))
+        feature["name"].replace("_", " ") + "\n(the same for all)" * bool(feature.get("constant"))
         for feature in features
     ]
     ax = get_axes(ax, figsize=(6.6, 2.2 + 0.42 * len(names)))

@@ -88,8 +88,6 @@ QUESTIONS = {
 FIGURES_BYTES = 6_500_000  # base64 adds a third; the page stays under 10 MB
 #: Full of small print: they get the whole width, whatever their shape.
 WIDE = ("intervals", "slices", "heat_maps", "errors")
-#: What would steer a terminal or turn the text around it.
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 #: What stands between them in the model card is written anew.
 START, END = "<!-- evaluation -->", "<!-- /evaluation -->"
 
@@ -272,8 +270,7 @@ def write_report(output: str | Path) -> Path:
     figures = figures_in(output / "figures", captions(metrics, history))
     card = output / "model" / "README.md"
     if card.is_file():
-        text = card.read_text(encoding="utf-8", errors="replace")
-        _write(card, with_evaluation(text, metrics))
+        _write(card, with_evaluation(card.read_text("utf-8", "replace"), metrics))
     _write(output / "report.md", markdown(metrics, figures))
     page = environment(autoescape=True).get_template("template.html")
     html = page.render(
@@ -302,7 +299,8 @@ def _optional(output: Path, name: str) -> Any:
 
 
 def _write(path: Path, text: str) -> Path:
-    text = CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+    # What would steer a terminal or turn the text around it.
+    text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "\ufffd", text)
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return path

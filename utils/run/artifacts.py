@@ -7,11 +7,9 @@ import math
 import os
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from filecmp import cmpfiles
-from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,14 +71,11 @@ TEXT_COLUMNS = [
 ]
 #: Tables that people open, in a spreadsheet too, where a name that begins like a formula is one.
 #: There such text gets an apostrophe in front, which `read_table` takes away again.
-FOR_PEOPLE = [
-    *("predictions.csv", "video_predictions.csv", "extra_predictions.csv"),
-    *("inference.csv", "verdicts.csv"),
-]
+FOR_PEOPLE = ("predictions.csv", "inference.csv", "verdicts.csv")  # or an ending of the name
 GUARD = {r"^('*[=+\-@\t\r\n])": r"'\1"}
 UNGUARD = {r"^'('*[=+\-@\t\r\n])": r"\1"}
-#: Most bytes of a JSON file, and of a CSV of others; the largest known ones have a tenth.
-LONGEST_JSON, LONGEST_CSV = 2**26, 2**30
+#: Most bytes of a JSON file, of a CSV of others and of its names; the largest known have a tenth.
+LONGEST_JSON, LONGEST_CSV, LONGEST_LINE = 2**26, 2**30, 2**20
 
 
 def write_table(table: pd.DataFrame, folder: str | Path, name: str) -> Path:
@@ -92,8 +87,8 @@ def write_table(table: pd.DataFrame, folder: str | Path, name: str) -> Path:
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> Path:
-    """Write a table as CSV, with the guard of FOR_PEOPLE where it is one of these."""
-    table = table.replace(regex=GUARD) if path.name in FOR_PEOPLE else table
+    """Write a table as CSV, names in one of FOR_PEOPLE guarded."""
+    table = table.replace(regex=GUARD) if path.name.endswith(FOR_PEOPLE) else table
     text = table.to_csv(index=False)
     if "\r" in text:  # of a name; csv quotes it only where it ends the lines too
         text = table.to_csv(index=False, lineterminator="\r\n")
@@ -114,7 +109,7 @@ def read_table(folder: str | Path, name: str) -> pd.DataFrame:
         gaps = {c: [""] for c in ARTIFACTS[name].columns if c not in TEXT_COLUMNS}
         table = _read_csv(path, dtype=kinds, na_values=gaps)
     check_fields(name, table.columns, path)
-    return table.replace(regex=UNGUARD) if name in FOR_PEOPLE else table
+    return table.replace(regex=UNGUARD) if name.endswith(FOR_PEOPLE) else table
 
 
 def write_json(value: dict[str, Any], folder: str | Path, name: str) -> Path:
@@ -169,11 +164,14 @@ def read_text_csv(path: Path, nrows: int | None = None) -> pd.DataFrame:
 
 def _read_csv(path: Path, **how: Any) -> pd.DataFrame:
     try:
+        with open(path, "rb") as file:
+            if len(file.readline(LONGEST_LINE)) == LONGEST_LINE:
+                raise ValueError(f"its first line is longer than {LONGEST_LINE:,} bytes")
         # A comma at the end of each line must not shift the columns.
         return pd.read_csv(path, keep_default_na=False, index_col=False, **how)
     except ValueError as error:  # empty, ragged or not text
-        reason = printable(f"{path} cannot be read as CSV ({str(error).strip()})")
-        raise ValueError(reason) from error
+        told = f"{path} cannot be read as CSV ({str(error).strip()})"
+        raise ValueError(printable(told)) from error
 
 
 def read_any_json(path: Path) -> Any:
@@ -181,18 +179,9 @@ def read_any_json(path: Path) -> Any:
     try:
         if path.stat().st_size > LONGEST_JSON:
             raise ValueError(f"longer than {LONGEST_JSON / 1e6:.0f} MB")
-        text = path.read_text(encoding="utf-8-sig")
-        return json.loads(text, parse_constant=lambda _: None, object_pairs_hook=_once)
-    # of the text, of its encoding, or nested without end
-    except (ValueError, RecursionError) as error:
+        return json.loads(path.read_text("utf-8-sig"), parse_constant=lambda _: None)
+    except (ValueError, RecursionError) as error:  # of the text, its encoding, its depth
         raise ValueError(printable(f"{path} is not valid JSON ({error})")) from error
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, each of its keys once: programs differ in which of two they read."""
-    if len(value := dict(pairs)) < len(pairs):
-        raise ValueError(f"{Counter(key for key, _ in pairs).most_common(1)[0][0]!r} stands twice")
-    return value
 
 
 def check_fields(name: str, present: Any, where: Any) -> None:
@@ -205,7 +194,8 @@ def check_fields(name: str, present: Any, where: Any) -> None:
 
 def check_number(name: str, value: Any, low: float, high: float) -> None:
     """Refuse what is no number from `low` to `high`, both included; ValueError names it."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high:
         raise ValueError(f"{name} is {value!r:.60}; it must be a number from {low:g} to {high:g}")
 
 
@@ -223,7 +213,7 @@ def _artifact(name: str) -> Artifact:
 def find_artifact(name: str, output: str | Path) -> Path:
     """The folder that holds the artefact `name`: OUTPUT, else the Kaggle input that does.
 
-    Raises FileNotFoundError that says which notebook writes it and how to attach it, and as
+    Raises FileNotFoundError that says which notebook writes it and how to attach it; ValueError as
     `find_all` does.
     """
     if found := find_all([name], [Path(output)], input_roots()):
@@ -231,19 +221,17 @@ def find_artifact(name: str, output: str | Path) -> Path:
     raise _missing(name, Path(output))
 
 
-def find_all(
-    names: Sequence[str], *places: Sequence[Path], alike: Sequence[str] = (), hint: str = ""
-) -> Path | None:
+def find_all(names: Sequence[str], *places: Sequence[Path]) -> Path | None:
     """The first folder that holds all files, of the first of `places` in which there is one.
 
-    Raises ValueError, with `hint`, if another one there differs in them or in the files `alike`.
+    Raises ValueError if they, or the decision of a model, differ in another one there.
     """
     for folders in places:
         found = [folder for folder in folders if all((folder / n).is_file() for n in names)]
         for other in found[1:]:
-            if cmpfiles(found[0], other, [*names, *alike], shallow=False)[1]:
+            if cmpfiles(found[0], other, [*names, "decision.json"], shallow=False)[1]:
                 both = f"{found[0]} and {other} hold different {' and '.join(names)}"
-                raise ValueError(printable(f"{both}: detach one of them{hint}"))
+                raise ValueError(f"{both}: detach one of them, or name the other (05: MODEL)")
         if found:
             return found[0]
     return None

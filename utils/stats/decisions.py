@@ -226,8 +226,8 @@ class Decision:
         check_number("temperature", self.temperature, 0.01, 1000)
         check_number("offset", self.offset, -30, 30)
         # The threshold of rule "fpr" may lie just above every score.
-        for name, given in {"threshold": self.threshold, **(self.abstention or {})}.items():
-            check_number(name, given, 0, np.nextafter(1, 2))
+        for key, value in {"threshold": self.threshold, **(self.abstention or {})}.items():
+            check_number(key, value, 0, np.nextafter(1, 2))
         low, high = self.band
         if not low <= self.threshold <= high:
             raise ValueError(f"threshold {self.threshold} lies outside the band {low} to {high}")

@@ -139,9 +139,6 @@ def load_checkpoint(folder: str | Path, settings: dict[str, Any]) -> dict[str, A
 def _read(path: Path) -> dict[str, Any]:
     try:
         check_stored(path)
-        with zipfile.ZipFile(path) as archive:
-            if broken := archive.testzip():
-                raise ValueError(f"{path} is damaged (checksum of {broken})")
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict) or "settings" not in state:
             raise ValueError(f"{path} holds no state of a training run")
