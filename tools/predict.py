@@ -13,6 +13,7 @@ from utils.inference.judging import load_judge
 from utils.inference.pictures import Pictures
 from utils.model.network import find_model
 from utils.report.figures import show_figures
+from utils.run.artifacts import printable
 from utils.run.machine import get_device
 
 
@@ -32,10 +33,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         inputs = collect_inputs(_as_list(args.input))
-        judge = load_judge(find_model(args.model, args.output), device=get_device(args.device))
+        folder = find_model(args.model, args.output)
+        print(printable(f"Model: {folder}"), file=sys.stderr)
+        judge = load_judge(folder, device=get_device(args.device))
         answers = judge_files(judge, inputs, frames_per_video=args.frames, progress=False)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     for answer in answers:
         print(answer)

@@ -81,6 +81,12 @@ def test_split_that_leaks_is_not_scored(project):
         score_index(moved, project.data, project.output, project.scorer, **BATCHES)
 
 
+def test_a_folder_that_is_no_model_is_refused_before_anything_is_scored(project, tmp_path):
+    (tmp_path / "model" / "thesis").mkdir(parents=True)
+    with pytest.raises(ValueError, match="no model of ours"):
+        score_index(project.index, project.data, tmp_path, project.scorer, **BATCHES)
+
+
 def test_further_models_get_a_column_each(project, scored, tmp_path):
     torch.manual_seed(0)
     network = build_model("test_efficientnet", image_size=32, pretrained=False)

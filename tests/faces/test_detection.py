@@ -1,5 +1,6 @@
 """Faces are cut to the pixel as the main data set's were, and followed through a video."""
 
+import json
 from pathlib import Path
 
 import cv2
@@ -97,11 +98,20 @@ def test_recipe_survives_json_and_refuses_unknown_names():
 
 
 @pytest.mark.parametrize(
-    "values", [{"scale": 0.0}, {"scale": 2.0}, {"image_size": 8}, {"margin": 160}, {"margin": -1}]
+    "values",
+    [
+        *({"scale": 0.0}, {"scale": 2.0}, {"image_size": 8}, {"margin": 160}, {"margin": -1}),
+        *({"factor": 1.0}, {"factor": 0.0}, {"factor": 2}, {"image_size": 10**9}),
+        *({"image_size": 160.5}, {"image_size": "160"}, {"image_size": True}, {"min_side": 0}),
+        *({"min_side": 10**9}, {"scale": float("nan")}, {"margin": None}, {"factor": [0.5]}),
+    ],
 )
-def test_what_cannot_be_cut_is_refused(values):
-    with pytest.raises(ValueError, match="must be"):
+def test_what_cannot_be_cut_is_refused(tmp_path, values):
+    with pytest.raises(ValueError, match=rf"{next(iter(values))}.*must be"):
         CropRecipe(**values)
+    folder = record(tmp_path / "crops", json.dumps(values))
+    with pytest.raises(ValueError, match=rf"recipe\.json.*{next(iter(values))}"):
+        read_recipe([folder])
 
 
 def record(folder, text):

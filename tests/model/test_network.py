@@ -1,4 +1,6 @@
 import json
+import shutil
+import zipfile
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -8,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from utils.model.network import (
+    EXTRA,
     build_model,
     find_model,
     fold_batch_norms,
@@ -103,7 +106,7 @@ def test_folder_tells_classes_and_preprocessing_but_no_path_of_this_machine(tmp_
 def test_card_states_facts_and_limits():
     card = model_card({"model": NAME, "epochs": 3})
     assert f"| model | {NAME} |" in card
-    assert "| recipe | ema 0.9; scale 1 to 2 |" in model_card(
+    assert "| recipe | ema: 0.9, scale: 1, 2 |" in model_card(
         {"recipe": {"ema": 0.9, "scale": (1, 2)}}
     )
     assert "Do not use it for" in card
@@ -440,3 +443,151 @@ def test_model_that_is_named_in_another_way_than_output_is_still_its_own(tmp_pat
     monkeypatch.chdir(tmp_path)
     keep_model("out/model", tmp_path / "out")
     assert sorted(path.name for path in home.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_of_different_attached_models_none_is_taken_in_silence(attached, tmp_path):
+    first, second = model_in(attached / "a" / "model"), model_in(attached / "b", decided=True)
+    assert find_model(output=tmp_path / "out") == second  # the same one, evaluated
+    for name in ("decision.json", "model.safetensors"):
+        third = model_in(attached / name / "model", decided=True)
+        (third / name).write_text("of a stranger")
+        with pytest.raises(ValueError, match=rf"{second} and {third} hold .*MODEL"):
+            find_model(output=tmp_path / "out")
+        shutil.rmtree(third.parent)
+    (first / "model.safetensors").write_text("of an earlier run")
+    with pytest.raises(ValueError, match=r"hold different config\.json and model\.safetensors"):
+        find_model(output=tmp_path / "out")
+    assert find_model(first, tmp_path / "out") == first
+
+
+def test_of_an_attached_model_no_link_that_leads_out_is_kept(tmp_path):
+    source = model_in(tmp_path / "attached" / "model")
+    (tmp_path / "private").write_text("secret")
+    (source / "README.md").symlink_to(tmp_path / "private")
+    (source / "more.bin").write_text("of no use")
+    home = keep_model(source, tmp_path / "out")
+    assert sorted(path.name for path in home.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_what_is_no_model_of_ours_is_not_replaced(model, tmp_path):
+    home, source = tmp_path / "out" / "model", model_in(tmp_path / "attached")
+    home.mkdir(parents=True)
+    assert save_model(model, home, extra={}, card="") == home  # an empty one is
+    shutil.rmtree(home)
+    (home / "thesis").mkdir(parents=True)
+    for write in (
+        lambda: save_model(model, home, extra={}, card=""),
+        lambda: keep_model(source, home.parent),
+    ):
+        with pytest.raises(ValueError, match=rf"{home} is no model of ours.*move"):
+            write()
+    assert [path.name for path in home.iterdir()] == ["thesis"]
+
+
+# --- what a stranger's folder may say ---------------------------------------------------------
+
+#: Changes of config.json, and what the error says beside its name.
+SETTINGS = [
+    ({"architecture": "../../evil"}, "architecture is '../../evil', unknown to timm"),
+    ({"architecture": ["resnet18"]}, ""),
+    ({"architecture": "hf-hub:evil/model"}, "hf-hub.*unknown"),
+    ({"architecture": "resnet18"}, "weights"),
+    ({"num_classes": 10**9}, "num_classes.*2 to 2"),
+    ({"model_args": {"num_classes": 10**9}}, "num_classes.*2 to 2"),
+    ({"model_args": {"depth_multiplier": 1000}}, "depth_multiplier.*accepted.*img_size"),
+    ({"model_args": {"checkpoint_path": "x.pth"}}, "checkpoint_path"),
+    ({"model_args": {"pretrained": True}}, "pretrained"),
+    ({"model_args": {"global_pool": {"x": 1}}}, ""),
+    ({"model_args": 5}, ""),
+    ({"pretrained_cfg": {"input_size": [3, 10**6, 10**6]}}, "input_size.*16 to 1024"),
+    ({"pretrained_cfg": {"input_size": [3, 32]}}, "three numbers"),
+    ({"pretrained_cfg": {"input_size": [10**9, 32, 32]}}, "in_chans"),
+    ({"pretrained_cfg": {"std": [0, 1, 1]}}, r"std.*0\.001"),
+    ({"pretrained_cfg": {"mean": [float("nan")] * 3}}, "mean"),
+    ({"pretrained_cfg": {"mean": "abc"}}, "mean"),
+    ({"pretrained_cfg": {"of_the_future": 1}}, "of_the_future"),
+    ({"pretrained_cfg": 5}, ""),
+    ({EXTRA: {"prior": "half"}}, "prior.*0 to 1"),
+    ({EXTRA: [1]}, ""),
+    ({EXTRA: {"crop_recipe": {"factor": 1.0}}}, "factor.*0.1 to 0.95"),
+    ({EXTRA: {"crop_recipe": 5}}, ""),
+    ({"label_names": ["REAL"] * 1000}, "label_names"),
+]
+
+
+def merged(config, change):
+    return {
+        key: value | change[key] if isinstance(value, dict) and isinstance(change.get(key), dict)
+        else change.get(key, value)
+        for key, value in config.items()
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "said"), SETTINGS)
+def test_settings_of_a_stranger_are_checked_before_anything_is_built(
+    folder, monkeypatch, change, said
+):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(merged({"model_args": {}} | config, change)))
+    create = timm.create_model
+
+    def shapes_alone(*args, **options):
+        assert torch.empty(0).device.type == "meta"
+        return create(*args, **options)
+
+    monkeypatch.setattr(timm, "create_model", shapes_alone)
+    with pytest.raises(ValueError, match=rf"(config\.json|model\.safetensors).*{said}"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("text", ["[]", "5", "{", "[" * 200_000, '{"architecture": "resnet18"}'])
+def test_config_that_is_none_is_refused_by_name(folder, text):
+    (folder / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.json"):
+        load_model(folder)
+
+
+def test_no_other_file_that_the_settings_name_is_read(folder, model, images, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    torch.save({"x": Trap(tmp_path / "sprung")}, tmp_path / "trap.pth")
+    named = {"file": str(tmp_path / "trap.pth"), "url": "http://127.0.0.1:9/x.pth",
+             "hf_hub_id": "evil/model", "source": "hf-hub", "custom_load": "hf"}  # fmt: skip
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(merged(config, {"pretrained_cfg": named})))
+    assert torch.equal(outputs(load_model(folder)[0], images), outputs(model, images))
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_weights_that_are_not_finite_are_refused(folder):
+    tensors = load_file(folder / "model.safetensors")
+    tensors["conv_stem.weight"][0] = float("nan")
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"model\.safetensors.*not finite"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_vit", "test_resnet", "test_convnext"])
+def test_what_we_save_passes_the_checks(tmp_path, name):
+    model = build_model(name, image_size=64, pretrained=False)
+    load_model(save_model(model, tmp_path / "model", extra={}, card=""))
+
+
+def repacked(path):
+    """The same members, deflated."""
+    with zipfile.ZipFile(path) as archive:
+        members = {info.filename: archive.read(info) for info in archive.infolist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+def test_weights_that_are_compressed_are_not_unpacked(tmp_path, backbone):
+    torch.save(backbone, tmp_path / "weights.pth")
+    repacked(tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=r"weights\.pth.*compressed"):
+        build_model(NAME, image_size=32, weights=str(tmp_path / "weights.pth"))
+
+
+def test_card_adds_no_markup_of_the_facts():
+    card = model_card({"data": "a|b <b> [x](http://evil)"})
+    assert "| data | a\\|b &lt;b&gt; \\[x\\](http:<!-- -->//evil) |" in card

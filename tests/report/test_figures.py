@@ -11,9 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
-from utils.report import figures
+from utils.report import figures, score_figures
 
 
 @pytest.fixture(autouse=True)
@@ -197,3 +199,51 @@ def test_people_have_a_row_of_crops_each_with_its_maps_below():
         figures.plot_people(rows, maps=[[face], [face]])
     with pytest.raises(ValueError, match="nothing to draw"):
         figures.plot_people([])
+
+
+EVIL = "$\\frac{$ \x1b[2J _^ <b> \u202e.mp4"
+FACE = np.zeros((4, 4, 3), np.uint8)
+
+
+def draw_timeline(index):
+    faces = pd.DataFrame({"time_s": [0.0, 1.0], "score": [0.1, 0.9], "track": 1})
+    people = pd.DataFrame({"track": [1], "decides": [True]})
+    return figures.plot_timeline(faces, people, threshold=0.5, band=(0.4, 0.6), title=EVIL)
+
+
+ROW = {"n": 9, "small": True, "roc_auc": {"value": 0.7, "low": 0.6, "high": 0.8}}
+DRAWN = {
+    "balance": lambda index: figures.plot_class_balance(
+        pd.concat([index, index.assign(dataset=EVIL)])
+    ),
+    "counts": lambda index: figures.plot_counts_per_video(index.assign(dataset=EVIL, video=EVIL)),
+    "split": lambda index: figures.plot_split(index.assign(source=EVIL, dataset=EVIL)),
+    "grid": lambda index: figures.plot_image_grid(
+        [FACE] * 2, [EVIL, f"a\n{EVIL}"], columns=2, colors=["red"] * 2
+    ),
+    "heat maps": lambda index: figures.plot_heat_maps({EVIL: [(FACE, FACE, "REAL", EVIL)]}),
+    "gallery": lambda index: figures.plot_gallery(
+        [{"title": f"FAKE ({EVIL})", "label": "FAKE", "crops": [(FACE, EVIL)],
+          "neighbours": [(FACE, EVIL, "REAL")]}]
+    ),
+    "timeline": draw_timeline,
+    "people": lambda index: figures.plot_people([(EVIL, "FAKE", [FACE], [EVIL])], title=EVIL),
+    "slices": lambda index: score_figures.plot_slices({EVIL: {EVIL: ROW}}),
+    "robustness": lambda index: score_figures.plot_robustness({"clean": ROW, EVIL: {EVIL: ROW}}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", DRAWN)
+def test_a_hostile_name_stops_no_figure_and_is_drawn_as_it_is_written(index, what):
+    drawn = DRAWN[what](index)
+    figure = drawn if isinstance(drawn, Figure) else drawn.get_figure(root=True)
+    figure.canvas.draw()  # mathtext would fail here
+    said = "".join(text.get_text() for text in figure.findobj(Text))
+    assert "\x1b" not in said and "\u202e" not in said
+    assert (r"\$" in said) == (what not in ("counts", "split"))
+
+
+def test_a_name_in_a_table_is_no_formula():
+    table = pd.DataFrame({"$\\href{javascript:alert(1)}{x}$": ["$x$"]})
+    assert "tex2jax_ignore" in table._repr_html_()
+    assert "mathjax_ignore" in table.style.to_html() or "tex2jax_ignore" in table.style.to_html()

@@ -197,6 +197,29 @@ def test_hostile_names_inject_no_markup(build, tmp_path):
     assert "<script" not in html and HOSTILE in page.text
 
 
+def test_names_in_a_report_do_not_steer_a_terminal_or_turn_the_text_around(build, tmp_path):
+    metrics = copy.deepcopy(METRICS)
+    metrics["model"]["name"] = metrics["data"]["fingerprint"] = "a\x1b[2J\u202eb\x9bc"
+    html = build(metrics)
+    for text in (html, (tmp_path / "report.md").read_text(encoding="utf-8")):
+        assert "�b�c" in text and not re.search("[\x1b\x9b\u202e]", text)
+
+
+def test_a_card_of_other_bytes_stops_no_report(build, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "README.md").write_bytes(b"# Card \xff\xfe")
+    build(METRICS)
+    assert "## Evaluation" in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+
+
+def test_what_is_attached_in_several_versions_is_left_out(build, tmp_path, monkeypatch):
+    for name in "ab":
+        (tmp_path / "input" / name).mkdir(parents=True)
+        (tmp_path / "input" / name / "augment.json").write_text(json.dumps({"policy": name}))
+    monkeypatch.setattr("utils.run.machine.KAGGLE_INPUT", tmp_path / "input")
+    assert "Deepfake detection" in build(METRICS)
+
+
 def test_the_page_loads_nothing(build):
     html = build(figures=["roc", "history"], files={"data_audit.json": json.dumps(audit())})
     page = Page(html)

@@ -1,15 +1,20 @@
 """The words: numbers as text, honest sentences, names for what has none."""
 
 import copy
+import re
+import time
 
 import numpy as np
 import pytest
 
 from tests.report.test_page import METRICS, NONE, ROW, changed
 from utils.report.words import (
+    END,
+    START,
     as_number,
     captions,
     count,
+    escaped,
     estimate,
     in_words,
     interval,
@@ -20,6 +25,7 @@ from utils.report.words import (
     stress_rows,
     verdict,
     weakest,
+    with_evaluation,
 )
 
 
@@ -170,3 +176,35 @@ def test_what_was_not_measured_is_not_spoken_of():
     lines = captions({**bare, "temperature": 1.0}, None)
     assert lines["robustness"] == lines["heat_maps"] == lines["errors"] == lines["history"] == ""
     assert lines["scores"] == "Scores from 0.50 on are called FAKE."
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["https://evil.example/a", "HTTP://EVIL", "www.evil.example", "WWW.evil", "me@evil.example"],
+)
+def test_an_address_in_a_name_is_no_link(name):
+    text = escaped(f"a {name} b")
+    assert not re.search(r"://|www\.|\w@\w", text, flags=re.IGNORECASE)
+    assert text.replace("<!-- -->", "") == f"a {name} b"
+
+
+def test_names_do_not_steer_a_terminal():
+    assert escaped("a\x1b[2J\u202eb\x07") == r"a�\[2J�b�"
+
+
+@pytest.mark.parametrize(
+    ("card", "kept"),
+    [
+        ("# Card\n", ["# Card"]),
+        (f"# Card\n\n{START}\nstale\n{END}\n\nMore\n", ["# Card", "More"]),
+        (f"# Card\n{START}\n" + "\n" * 300_000 + "x", ["# Card", "x"]),
+        ("\n" * 300_000 + "x", ["x"]),
+        (f"{START}" * 100_000, []),
+    ],
+)
+def test_the_evaluation_of_a_card_is_replaced_in_no_time(card, kept):
+    start = time.perf_counter()
+    text = with_evaluation(card, METRICS)
+    assert time.perf_counter() - start < 2
+    assert text.count("## Evaluation") == 1 and "stale" not in text
+    assert all(part in text for part in kept)

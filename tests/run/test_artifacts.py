@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import numpy as np
 import pandas as pd
@@ -193,7 +194,7 @@ def test_crops_are_taken_from_data_then_from_output_then_from_kaggle(tmp_path):
     assert artifacts.data_folder("elsewhere", tmp_path) == "elsewhere"
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b'a,b\n"1,2\n'])
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b'a,b\n"1,2\n', b"," * 10**8])
 def test_a_foreign_table_that_is_no_csv_is_refused_by_name(tmp_path, content):
     (tmp_path / "metadata.csv").write_bytes(content)
     with pytest.raises(ValueError, match=r"metadata\.csv cannot be read as CSV"):
@@ -222,3 +223,90 @@ def test_the_split_that_a_model_was_trained_on_comes_before_all_others(tmp_path,
         fill_with(folder, "index.csv")
     artifacts.bring(["index.csv"], tmp_path / "out", first=mounts[1])
     assert (tmp_path / "out" / "index.csv").read_text() == "index.csv of data"
+
+
+#: What a spreadsheet takes for a formula, and what only looks like our guard.
+FORMULAS = [
+    *("=1+1", "+1", "-1.mp4", "@SUM(A1)", "\t=1", "\r=1", "\n=1"),
+    *("'=1", "''-1", "'quoted'", "a=b", "nan", ""),
+]
+
+
+@pytest.mark.parametrize("name", ["verdicts.csv", "predictions.csv", "index.csv", "submission.csv"])
+def test_names_are_no_formulas_in_tables_for_people_and_come_back_exactly(tmp_path, name):
+    columns = artifacts.ARTIFACTS[name].columns
+    table = pd.DataFrame({c: FORMULAS if c in artifacts.TEXT_COLUMNS else -1.5 for c in columns})
+    path = artifacts.write_table(table, tmp_path, name)
+    pd.testing.assert_frame_equal(artifacts.read_table(tmp_path, name), table, check_dtype=False)
+    cells = pd.read_csv(path, dtype=str, keep_default_na=False)
+    texts = cells[[c for c in columns if c in artifacts.TEXT_COLUMNS]].to_numpy().ravel()
+    guarded = not any(str(text).startswith(tuple("=+-@\t\r\n")) for text in texts)
+    assert guarded == (name in ("verdicts.csv", "predictions.csv"))
+    assert guarded or texts.tolist() == [x for x in FORMULAS for _ in range(len(texts) // 13)]
+    assert "-1.5" in path.read_text() or name == "submission.csv"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[" * 200_000, ""),
+        ('{"a":' * 200_000, ""),
+        ("9" * 10_000, ""),
+        ('{"\x1b[2J', ""),
+    ],
+)
+def test_json_that_no_program_reads_alike_is_refused_by_name(tmp_path, content, said):
+    path = tmp_path / "meta\x1b[2J.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=rf"json is not valid JSON \(.*{said}") as caught:
+        artifacts.read_any_json(path)
+    assert "\x1b" not in str(caught.value)
+
+
+def test_what_is_not_a_number_in_json_is_none(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": [NaN, Infinity, -Infinity, 1.5]}')
+    assert artifacts.read_any_json(tmp_path / "a.json") == {"a": [None, None, None, 1.5]}
+
+
+@pytest.mark.parametrize("read", [artifacts.read_any_json, artifacts.read_text_csv])
+def test_a_foreign_file_of_gigabytes_is_not_read(tmp_path, read):
+    with open(tmp_path / "metadata", "wb") as file:
+        file.truncate(2**31)  # a hole, which takes no disk
+    with pytest.raises(ValueError, match=r"metadata .*longer than"):
+        read(tmp_path / "metadata")
+
+
+@pytest.mark.parametrize(
+    ("value", "fits"),
+    [
+        *((0, True), (1.0, True), (np.float64(0.5), True), (np.int64(1), True), (1.1, False)),
+        *((True, False), ("0.5", False), (None, False), (float("nan"), False), (10**400, False)),
+    ],
+)
+def test_a_setting_is_a_number_in_its_range(value, fits):
+    if fits:
+        artifacts.check_number("x", value, 0, 1)
+        return
+    with pytest.raises(ValueError, match=r"x is .*; it must be a number from 0 to 1"):
+        artifacts.check_number("x", value, 0, 1)
+
+
+@pytest.mark.parametrize("find", [artifacts.find_artifact, lambda n, o: artifacts.bring([n], o)])
+def test_of_different_attached_files_none_is_taken_in_silence(tmp_path, mounts, find):
+    for folder in mounts[:2]:
+        fill_with(folder, "index.csv")
+    with pytest.raises(ValueError, match=rf"{mounts[1]} and {mounts[0]} hold different index\.csv"):
+        find("index.csv", tmp_path / "out")
+    (mounts[0] / "index.csv").write_text((mounts[1] / "index.csv").read_text())
+    assert str(mounts[1]) in str(find("index.csv", tmp_path / "out"))
+
+
+def test_a_name_that_is_no_text_stops_no_table_and_no_json(tmp_path):
+    name = os.fsdecode(b"\xff.mp4")
+    table = pd.DataFrame({"filename": [name, "b.mp4"], "label": 0.5})
+    artifacts.write_table(table, tmp_path, "submission.csv")
+    read = artifacts.read_table(tmp_path, "submission.csv")["filename"].tolist()
+    assert read == [r"\udcff.mp4", "b.mp4"]
+    value = {"policy": "none", "parameters": {name: name}}
+    artifacts.write_json(value, tmp_path, "augment.json")
+    assert artifacts.read_json(tmp_path, "augment.json") == value

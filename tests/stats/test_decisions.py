@@ -250,6 +250,17 @@ WRONG = [
     ({"abstention": {"low": "a", "high": 0.6}}, "a"),
     ({"abstention": 0.4}, "no decision"),
     ({"temperature": "warm"}, "warm"),
+    ({"temperature": 1e-300}, "temperature.*0.01 to 1000"),
+    ({"temperature": True}, "temperature"),
+    ({"temperature": "2"}, "temperature"),
+    ({"offset": 10**400}, "offset.*-30 to 30"),
+    ({"offset": 1e9}, "offset"),
+    ({"threshold": 1.5, "abstention": None}, "threshold.*0 to 1"),
+    ({"threshold": -0.1, "abstention": None}, "threshold"),
+    ({"abstention": BAND | {"coverage": "<b>"}}, "coverage.*0 to 1"),
+    ({"abstention": BAND | {"upper": None}}, "upper"),
+    ({"abstention": [0.4, 0.6]}, "no decision"),
+    ({"rule": "<img src=x onerror=alert(1)>"}, "accepted: none"),
 ]
 
 
@@ -266,7 +277,10 @@ def test_decision_that_is_none_is_refused_and_its_file_named(tmp_path, wrong, na
 
 @pytest.mark.parametrize(
     ("text", "named"),
-    [('{"threshold": 0.5}', "temperature.*04_evaluate"), ("[]", "04_evaluate"), ("{", "JSON")],
+    [
+        *(('{"threshold": 0.5}', "temperature.*04_evaluate"), ("[]", "04_evaluate"), ("{", "JSON")),
+        *(('"temperature threshold rule aggregation abstention"', "04_evaluate"), ("5", "04_")),
+    ],
 )
 def test_file_that_lacks_a_key_or_is_no_json_is_named(tmp_path, text, named):
     (tmp_path / "decision.json").write_text(text)

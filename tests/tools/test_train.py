@@ -142,6 +142,13 @@ def test_a_split_that_leaks_is_refused(folders):
         fitting.open_crops(output, data, image_size=32)
 
 
+def test_a_folder_that_is_no_model_is_refused_before_training_and_not_after(folders):
+    data, output = folders
+    (output / "model" / "thesis").mkdir(parents=True)
+    with pytest.raises(ValueError, match="no model of ours"):
+        fitting.open_crops(output, data, image_size=32)
+
+
 def test_a_split_without_a_crop_is_refused(folders):
     data, output = folders
     index = artifacts.read_table(output, "index.csv")

@@ -2,11 +2,13 @@ import os
 import resource
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.model.test_network import repacked
 from utils.training.checkpoints import (
     CheckpointWriter,
     find_checkpoint,
@@ -189,3 +191,11 @@ def test_checkpoint_is_not_unpickled(tmp_path):
     assert not trap.exists()
     torch.load(tmp_path / "last.pt", weights_only=False)
     assert trap.exists()  # it would have worked
+
+
+def test_state_that_is_compressed_is_not_unpacked(tmp_path, monkeypatch):
+    write(tmp_path, 1)
+    repacked(tmp_path / "last.pt")
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", lambda _: pytest.fail("unpacked"))
+    with pytest.raises(ValueError, match=r"last\.pt.*compressed"):
+        load_checkpoint(tmp_path, SETTINGS)

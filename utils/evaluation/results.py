@@ -25,10 +25,10 @@ from utils.data.crops import (
 from utils.data.splits import check_splits, drawn_by, source_groups, trained_on
 from utils.faces.detection import focus
 from utils.faces.media import load_crop
-from utils.model.network import find_model, keep_model
+from utils.model.network import check_ours, find_model, keep_model
 from utils.model.scoring import Scorer, load_scorer
 from utils.report.words import how_far_apart
-from utils.run.artifacts import ARTIFACTS, CLASSES, atomic_path, read_json, write_json, write_table
+from utils.run.artifacts import ARTIFACTS, CLASSES, read_json, write_csv, write_json, write_table
 from utils.run.jobs import map_threads
 from utils.run.machine import short_names, versions
 from utils.stats.decisions import (
@@ -87,6 +87,8 @@ def score_index(
         FileNotFoundError: `models` names a folder without a model.
     """
     check_splits(index)
+    if scorer.folder.resolve() != (Path(output) / "model").resolve():
+        check_ours(Path(output) / "model")  # now, and not when the decision is written
     others = name_models(models)
     rows = index[index["split"] != "train"].reset_index(drop=True)
     crops = _described(rows.assign(file=crop_paths(rows, data)), face_facts(rows, data, output))
@@ -391,11 +393,11 @@ class Evaluation:
         write_table(self.videos, output, "video_predictions.csv")
         if extra is not None and len(extra):
             names = [*ARTIFACTS["predictions.csv"].columns, *FACE_FACTS, "dataset"]
-            with atomic_path(Path(output) / "extra_predictions.csv") as temporary:
-                extra[names].astype({"track": "Int64"}).to_csv(temporary, index=False)
+            table = extra[names].astype({"track": "Int64"})
+            write_csv(table, Path(output) / "extra_predictions.csv")
         keep_model(self.scorer.folder, output)  # the decision travels with its model
         decision, facts = self.decision, self.scorer.facts
-        decision.write(output, prior=facts["prior"])
+        decision.write(output, prior=facts.get("prior"))
         chosen = ("temperature", "offset", "units", "aggregation")
         datasets = sorted(self.index["dataset"].unique())
         metrics = {

@@ -273,7 +273,7 @@ def draw(ev: Evaluation, parts: Mapping[str, Any]) -> Iterator[tuple[str, Axes |
         if name in parts:
             yield name, plot(parts[name]) if parts[name] else None
     if "history" in parts:
-        axes = plot_history(parts["history"], best_epoch=ev.scorer.facts["best_epoch"])
+        axes = plot_history(parts["history"], best_epoch=ev.scorer.facts.get("best_epoch"))
         yield "history", axes[0]
 
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from scipy.optimize import linear_sum_assignment
 
-from utils.run.artifacts import read_any_json
+from utils.run.artifacts import check_number, read_any_json
 
 if TYPE_CHECKING:
     from facenet_pytorch import MTCNN
@@ -51,14 +51,15 @@ class CropRecipe:
     min_side: int = 180  # short side, in pixels, below which no frame is shrunk
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be cut. Raises ValueError that names the value."""
-        if not 0 < self.scale <= 1:
-            raise ValueError(f"SCALE must be above 0 and at most 1, not {self.scale}")
-        if not (self.image_size >= 20 and 0 <= self.margin < self.image_size):
-            raise ValueError(
-                f"IMAGE_SIZE must be at least 20 and MARGIN from 0 to below it, "
-                f"not {self.image_size} and {self.margin}"
-            )
+        """Refuse what cannot be cut. Raises ValueError that names the value and its range."""
+        check_number("image_size", self.image_size, 20, 2048)
+        check_number("margin", self.margin, 0, self.image_size - 1)
+        check_number("factor", self.factor, 0.1, 0.95)  # at 1 the pyramid has no end
+        check_number("scale", self.scale, 0.01, 1)
+        check_number("min_side", self.min_side, 20, 4096)
+        for name in ("image_size", "margin", "min_side"):
+            if not isinstance(value := getattr(self, name), int):
+                raise ValueError(f"{name} is {value}; it must be a whole number")
 
     def shrunk(self, width: int, height: int) -> tuple[int, int]:
         """Size (width, height) in pixels at which a frame of this size is searched."""

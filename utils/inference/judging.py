@@ -24,7 +24,7 @@ from utils.faces.detection import (
 )
 from utils.faces.media import Frame, open_media
 from utils.model.scoring import Scorer, load_scorer
-from utils.run.artifacts import ARTIFACTS
+from utils.run.artifacts import ARTIFACTS, printable
 from utils.run.jobs import prefetch
 from utils.stats.decisions import FACE_FACTS, PERSON, UNSURE, Decision
 
@@ -88,11 +88,6 @@ class Answer:
     def n_people(self) -> int:
         """How many people decided."""
         return int(self.people["decides"].sum())
-
-
-def printable(text: str) -> str:
-    """A name from the data on one line, without what would steer a terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def judge_file(

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import copy
 import difflib
-import json
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from timm.data import resolve_model_data_config
 from timm.models import load_state_dict, save_for_hf
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from utils.run.artifacts import CLASSES, find_artifact
-from utils.run.machine import input_roots, output_folder
+from utils.faces.detection import CropRecipe
+from utils.report.words import escaped
+from utils.run.artifacts import CLASSES, check_number, find_all, find_artifact, read_any_json
+from utils.run.machine import input_roots, inside, output_folder
 
 #: Key of config.json under which this project keeps what timm has no field for.
 EXTRA = "deepfake_detection"
 #: What makes a folder a model folder.
 FILES = ("config.json", "model.safetensors")
+#: What config.json may set, and in which range. Other arguments could build without end.
+RANGES = {"num_classes": (2, 2), "in_chans": (3, 3), "img_size": (16, 1024), "std": (0.001, 10)}
+RANGES |= {"mean": (-10, 10), "input_size": (16, 1024), "prior": (0, 1)}
 
 
 def build_model(
@@ -105,11 +110,25 @@ def _weights_file(path: Path) -> Path:
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
     """Tensors by name out of a file of weights."""
     try:
+        if zipfile.is_zipfile(path):
+            check_stored(path)
         return load_state_dict(str(path), weights_only=True)
     # safetensors, the zip reader and the safe unpickler each raise errors of their own.
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"WEIGHTS {str(path)!r} cannot be read as weights: {reason}") from error
+
+
+def check_stored(path: Path) -> None:
+    """Refuse a zip that is damaged or unpacks to more than itself: torch compresses nothing.
+
+    Raises ValueError; zipfile.BadZipFile if it is none.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+            raise ValueError(f"{path} is compressed, which no file of torch is")
+        if broken := archive.testzip():
+            raise ValueError(f"{path} is damaged (checksum of {broken})")
 
 
 def _check_loaded(model: torch.nn.Module, untrained: torch.nn.Module, weights: str) -> None:
@@ -136,7 +155,7 @@ def save_model(
     folder that stands there is replaced, its decision.json too: it was chosen for other weights.
     `extra`, facts that timm has no field for, goes into config.json, `card` into README.md.
     """
-    folder = Path(folder)
+    folder = check_ours(Path(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
     # A temporary folder is private; what replaces the model folder must be readable like it.
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".model-"))
@@ -164,22 +183,19 @@ def find_model(model: str | Path = "", output: str | Path = "") -> Path:
     """Find a model folder: the one that is named, else that of OUTPUT, else an attached one.
 
     A folder may hold `model/` or be it, also as a data set or a model of Kaggle. Of attached ones
-    those that were evaluated come first.
+    with the same weights those that were evaluated come first.
 
     Raises:
         FileNotFoundError: there is none; says which notebook writes it and how to attach it.
+        ValueError: different ones are attached.
     """
     if model:
         return _inside(Path(model))
     output = Path(output or output_folder())
-    attached = sorted(
-        (_inside(root) for root in input_roots()),
-        key=lambda folder: not (folder / "decision.json").is_file(),
-    )
-    for folder in (output / "model", *attached):
-        if all((folder / name).is_file() for name in FILES):
-            return folder
-    return find_artifact("model/config.json", output) / "model"  # says what is missing
+    attached = map(_inside, input_roots())
+    judged = sorted(attached, key=lambda folder: not (folder / "decision.json").is_file())
+    found = find_all(FILES, [output / "model"], judged)
+    return found or find_artifact("model/config.json", output) / "model"  # says what is missing
 
 
 def _inside(folder: Path) -> Path:
@@ -202,13 +218,26 @@ def load_model(folder: str | Path) -> tuple[torch.nn.Module, dict[str, Any]]:
                 f"{folder / name} is missing; 03_train writes the model folder: run it, or on "
                 "Kaggle attach its output"
             )
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if config.get("label_names") != list(CLASSES):
-        raise ValueError(f"{folder}: label_names are {config.get('label_names')}, not {CLASSES}")
-    # Not timm's own search for weights: some versions prefer a pickle that lies in the folder.
-    model = timm.create_model(f"local-dir:{folder}", pretrained=False)
+    config = read_any_json(folder / FILES[0])
     try:
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        _check_config(config)
+        with torch.device("meta"):  # shapes alone
+            model = timm.create_model(f"local-dir:{folder}", pretrained=False)
+    # What timm says of settings of the wrong type is its own affair.
+    except Exception as error:
+        reason = str(error) if isinstance(error, ValueError) else repr(error)
+        raise ValueError(f"{folder / FILES[0]} is no model of ours: {reason}") from error
+    try:
+        shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+        with safe_open(folder / FILES[1], "pt") as file:
+            found = {name: file.get_slice(name).get_shape() for name in sorted(file.keys())}
+        if odd := [n for n in shapes | found if shapes.get(n) != found.get(n)]:
+            raise RuntimeError(f"{odd[0]}: {found.get(odd[0])} instead of {shapes.get(odd[0])}")
+        # Not timm's own search for weights: some versions prefer a pickle that lies in the folder.
+        model = timm.create_model(f"local-dir:{folder}", pretrained=False)
+        model.load_state_dict(weights := load_file(folder / FILES[1]))
+        if not all(tensor.isfinite().all() for tensor in weights.values()):
+            raise RuntimeError("some are not finite")
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
@@ -218,9 +247,31 @@ def load_model(folder: str | Path) -> tuple[torch.nn.Module, dict[str, Any]]:
     return model.eval(), config.get(EXTRA, {})
 
 
+def _check_config(config: Mapping[str, Any]) -> None:
+    """Refuse settings that make no model of ours. Raises ValueError; of wrong types any error."""
+    extra = config.get(EXTRA, {})
+    if config.get("label_names") != list(CLASSES):
+        raise ValueError(f"label_names are {config.get('label_names')!r:.60}, not {CLASSES}")
+    if not timm.is_model(config["architecture"]):
+        raise ValueError(f"architecture is {config['architecture']!r:.60}, unknown to timm")
+    size, mean, std = (config["pretrained_cfg"][name] for name in ("input_size", "mean", "std"))
+    if not len(size) == len(mean) == len(std) == 3:
+        raise ValueError("input_size, mean and std must be three numbers each")
+    settings = {"mean": mean, "std": std, "in_chans": size[0], "input_size": size[1:]}
+    settings |= {"num_classes": config.get("num_classes"), "prior": extra.get("prior", 0.5)}
+    arguments = dict(config.get("model_args", {}))
+    arguments.pop("global_pool", None)  # a word, and timm knows them all
+    for name, value in (*settings.items(), *arguments.items()):
+        if name not in RANGES:
+            raise ValueError(f"model_args has {name!r:.60}; accepted: {', '.join(RANGES)}")
+        for number in value if isinstance(value, list) else [value]:
+            check_number(name, number, *RANGES[name])
+    CropRecipe.from_dict(extra.get("crop_recipe", {}))
+
+
 def model_card(facts: Mapping[str, Any]) -> str:
     """README.md of the model folder: what it is, how it was made, what it must not be used for."""
-    rows = "\n".join(f"| {key} | {_in_words(value)} |" for key, value in facts.items())
+    rows = "\n".join(f"| {escaped(key)} | {escaped(value)} |" for key, value in facts.items())
     return f"""---
 library_name: timm
 pipeline_tag: image-classification
@@ -249,15 +300,6 @@ Sorting and studying material that looks like its training data: faces cut by th
 Proof against or for a person, in court or in public. It knows the kinds of fakes that it was
 trained on; new generators, strong compression and other cameras can defeat it without notice.
 """
-
-
-def _in_words(value: Any) -> str:
-    """A value in a cell of a Markdown table."""
-    if isinstance(value, Mapping):
-        return "; ".join(f"{key} {_in_words(item)}" for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return " to ".join(map(str, value))
-    return str(value).replace("|", "\\|")
 
 
 def fold_batch_norms(network: torch.nn.Module) -> torch.nn.Module:
@@ -295,9 +337,20 @@ def fold_batch_norms(network: torch.nn.Module) -> torch.nn.Module:
 
 
 def keep_model(folder: str | Path, output: str | Path) -> Path:
-    """Copy an attached model folder to OUTPUT's `model/`, where its decision can be written too."""
-    home = Path(output) / "model"
-    if Path(folder).resolve() != home.resolve():
-        shutil.copytree(folder, home, copy_function=shutil.copyfile, dirs_exist_ok=True)
-        home.chmod(home.parent.stat().st_mode)  # the copy of a folder that cannot be written
+    """Copy an attached model to OUTPUT's `model/`, where its decision can be written too."""
+    folder, home = Path(folder), Path(output) / "model"
+    if folder.resolve() != home.resolve():
+        check_ours(home).mkdir(parents=True, exist_ok=True)
+        for name in (*FILES, "README.md"):
+            # FILES were read as a model; a link of the other may lead anywhere.
+            if name in FILES or ((folder / name).is_file() and inside(folder / name, folder)):
+                shutil.copyfile(folder / name, home / name)
+    return home
+
+
+def check_ours(home: Path) -> Path:
+    """`home`, a place for a model folder. Raises ValueError where it holds anything but ours."""
+    config, full = home / FILES[0], any(home.iterdir()) if home.is_dir() else home.exists()
+    if full and not (config.is_file() and f'"{EXTRA}"' in config.read_text("utf-8", "replace")):
+        raise ValueError(f"{home} is no model of ours and would be replaced: move it away")
     return home

@@ -56,6 +56,8 @@ Strip = tuple[str, str, Sequence[Sequence[Picture]]]
 
 def use_theme() -> None:
     """Set the one theme of all figures: about 900 px wide in a notebook, sharp when saved."""
+    # In tables, "$" in a name from the data begins no formula.
+    pd.set_option("display.html.use_mathjax", False, "styler.html.mathjax", False)
     sns.set_theme(
         style="ticks",
         palette=list(COLORS.values()),
@@ -133,7 +135,7 @@ def draw_image(ax: Axes, image: Any, title: str, color: str | None) -> None:
     ax.grid(visible=False)
     for spine in ax.spines.values():
         spine.set(visible=color is not None, color=color or INK, linewidth=2.5)
-    ax.set_title(title, fontsize=9, fontweight="normal", pad=5)
+    ax.set_title("\n".join(map(plain, title.split("\n"))), fontsize=9, fontweight="normal", pad=5)
 
 
 def draw_strips(
@@ -160,6 +162,7 @@ def draw_strips(
     parts = figure.subfigures(len(heights), across, height_ratios=heights, squeeze=False).flat
     for part, (heading, color, rows) in zip(parts, strips, strict=False):
         if heading:
+            heading = plain(heading, 120)
             part.suptitle(heading, x=0.01, ha="left", fontsize=10.5, fontweight="bold", color=color)
         axes = part.subplots(len(rows), columns, squeeze=False)
         for places, pictures in zip(axes, rows, strict=True):

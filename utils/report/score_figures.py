@@ -283,7 +283,7 @@ def plot_slices(slices: Mapping[str, Mapping[str, Any]], *, ax: Axes | None = No
     """
     rows: list[tuple[str, Any]] = []  # headings have no group
     for by, groups in slices.items():
-        rows.append((words.name_of(by, words.SLICE_NAMES), None))
+        rows.append((plain(words.name_of(by, words.SLICE_NAMES)), None))
         for name, group in groups.items():
             mark = ", small" if group.get("small") else ""
             rows.append((f"{plain(name, 30)} (n = {group['n']:,}{mark})", group))
@@ -351,10 +351,10 @@ def plot_robustness(robustness: Mapping[str, Any]) -> Figure:
         ax.axhline(0.5, color=MUTED, linestyle=":", linewidth=1.6)
         if clean is not None:
             ax.axhline(clean, color=INK, linestyle="--", linewidth=0.9)
-        ax.set_xticks(range(len(rows)), list(rows), fontsize=9)
+        ax.set_xticks(range(len(rows)), [plain(row, 16) for row in rows], fontsize=9)
         ax.set_xlim(-0.35, len(rows) - 0.65)
         title, unit = words.corruption(name)
-        ax.set_title(title, fontsize=11, pad=6)
+        ax.set_title(plain(title, 24), fontsize=11, pad=6)
         ax.set_xlabel(unit, fontsize=9)
     for ax in axes.flat[len(kinds) :]:
         ax.set_axis_off()

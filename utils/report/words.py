@@ -23,7 +23,7 @@ import pandas as pd
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader, Undefined
 from PIL import Image
 
-from utils.run.artifacts import atomic_path, find_artifact, read_json, read_table
+from utils.run.artifacts import atomic_path, find_artifact, printable, read_json, read_table
 
 NOT_DEFINED = "not defined"
 #: In the order of the tables; "balanced_" before a key means that both classes weigh the same.
@@ -272,7 +272,7 @@ def write_report(output: str | Path) -> Path:
     figures = figures_in(output / "figures", captions(metrics, history))
     card = output / "model" / "README.md"
     if card.is_file():
-        _write(card, with_evaluation(card.read_text(encoding="utf-8"), metrics))
+        _write(card, with_evaluation(card.read_text("utf-8", "replace"), metrics))
     _write(output / "report.md", markdown(metrics, figures))
     page = environment(autoescape=True).get_template("template.html")
     html = page.render(
@@ -295,14 +295,16 @@ def write_report(output: str | Path) -> Path:
 def _optional(output: Path, name: str) -> Any:
     try:
         folder = find_artifact(name, output)
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # nowhere, or which one is not known
         return None
     return read_table(folder, name) if name.endswith(".csv") else read_json(folder, name)
 
 
 def _write(path: Path, text: str) -> Path:
+    # What would steer a terminal or turn the text around it.
+    text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "\ufffd", text)
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return path
 
 
@@ -361,7 +363,9 @@ def markdown(metrics: Mapping[str, Any], figures: Sequence[Mapping[str, Any]]) -
 
 def with_evaluation(card: str, metrics: Mapping[str, Any]) -> str:
     """The model card with what 04 found; an earlier evaluation in it is replaced."""
-    card = re.sub(f"\n*{START}.*{END}\n*", "\n", card, flags=re.DOTALL).rstrip()
+    before, _, rest = card.partition(START)
+    after = rest.rpartition(END)[2]  # all of it where the mark is missing
+    card = "\n".join(filter(None, (before.rstrip(), after.strip())))
     parts = [card, START, "## Evaluation", f"**{escaped(verdict(metrics)[0])}**"]
     for question, sentences in questions(metrics).items():
         parts.append(f"### {question}\n" + " ".join(map(escaped, sentences)))
@@ -378,9 +382,11 @@ def score_table(metrics: Mapping[str, Any]) -> str:
 
 
 def escaped(text: Any) -> str:
-    """Text on one line in which no character means anything to Markdown or HTML."""
-    line = " ".join(in_words(text).split())
-    return re.sub(r"([\\`*_\[\]#|!~$])", r"\\\1", escape(line, quote=False))
+    """Text on one line in which no character means anything to Markdown, HTML or a terminal."""
+    line = escape(printable(" ".join(in_words(text).split())), quote=False)
+    line = re.sub(r"([\\`*\[\]#|!~$]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", line)
+    # A comment breaks what renderers would make a link of: https://…, www.…, me@…
+    return re.sub(r"(?<=:)(?=//)|(?<=www)(?=\.)|(?<=@)", "<!-- -->", line, flags=re.IGNORECASE)
 
 
 def _reproduction(metrics: Mapping[str, Any]) -> str:

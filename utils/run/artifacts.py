@@ -7,8 +7,9 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from filecmp import cmpfiles
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,6 +69,13 @@ TEXT_COLUMNS = [
     *("path", "dataset", "video", "label", "source", "method", "split"),
     *("filename", "original", "decision", "input", "reason", "person", "group"),
 ]
+#: Tables that people open, in a spreadsheet too, where a name that begins like a formula is one.
+#: There such text gets an apostrophe in front, which `read_table` takes away again.
+FOR_PEOPLE = ("predictions.csv", "inference.csv", "verdicts.csv")  # or an ending of the name
+GUARD = {r"^('*[=+\-@\t\r\n])": r"'\1"}
+UNGUARD = {r"^'('*[=+\-@\t\r\n])": r"\1"}
+#: Most bytes of a JSON file, of a CSV of others and of its names; the largest known have a tenth.
+LONGEST_JSON, LONGEST_CSV, LONGEST_LINE = 2**26, 2**30, 2**20
 
 
 def write_table(table: pd.DataFrame, folder: str | Path, name: str) -> Path:
@@ -75,9 +83,18 @@ def write_table(table: pd.DataFrame, folder: str | Path, name: str) -> Path:
     check_fields(name, table.columns, name)
     columns = ARTIFACTS[name].columns
     ordered = columns + [column for column in table.columns if column not in columns]
-    path = Path(folder) / name
+    return write_csv(table[ordered], Path(folder) / name)
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> Path:
+    """Write a table as CSV, names in one of FOR_PEOPLE guarded."""
+    table = table.replace(regex=GUARD) if path.name.endswith(FOR_PEOPLE) else table
+    text = table.to_csv(index=False)
+    if "\r" in text:  # of a name; csv quotes it only where it ends the lines too
+        text = table.to_csv(index=False, lineterminator="\r\n")
     with atomic_path(path) as temporary:
-        table[ordered].to_csv(temporary, index=False)
+        # File names may hold bytes that are no text.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
     return path
 
 
@@ -92,7 +109,7 @@ def read_table(folder: str | Path, name: str) -> pd.DataFrame:
         gaps = {c: [""] for c in ARTIFACTS[name].columns if c not in TEXT_COLUMNS}
         table = _read_csv(path, dtype=kinds, na_values=gaps)
     check_fields(name, table.columns, path)
-    return table
+    return table.replace(regex=UNGUARD) if name.endswith(FOR_PEOPLE) else table
 
 
 def write_json(value: dict[str, Any], folder: str | Path, name: str) -> Path:
@@ -101,7 +118,7 @@ def write_json(value: dict[str, Any], folder: str | Path, name: str) -> Path:
     path = Path(folder) / name
     with atomic_path(path) as temporary:
         text = json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     return path
 
 
@@ -140,30 +157,51 @@ def _reading(folder: str | Path, name: str) -> Iterator[Path]:
 
 def read_text_csv(path: Path, nrows: int | None = None) -> pd.DataFrame:
     """Read a foreign CSV, every cell as the text it is. Raises ValueError that names it."""
+    if nrows is None and path.stat().st_size > LONGEST_CSV:
+        raise ValueError(printable(f"{path} is longer than {LONGEST_CSV / 1e9:.1f} GB"))
     return _read_csv(path, dtype=str, nrows=nrows)
 
 
 def _read_csv(path: Path, **how: Any) -> pd.DataFrame:
     try:
+        with open(path, "rb") as file:
+            if len(file.readline(LONGEST_LINE)) == LONGEST_LINE:
+                raise ValueError(f"its first line is longer than {LONGEST_LINE:,} bytes")
         # A comma at the end of each line must not shift the columns.
         return pd.read_csv(path, keep_default_na=False, index_col=False, **how)
     except ValueError as error:  # empty, ragged or not text
-        raise ValueError(f"{path} cannot be read as CSV ({str(error).strip()})") from error
+        told = f"{path} cannot be read as CSV ({str(error).strip()})"
+        raise ValueError(printable(told)) from error
 
 
 def read_any_json(path: Path) -> Any:
-    """Read a foreign JSON file. Raises ValueError that names it."""
+    """Read a foreign JSON file, NaN as None. Raises ValueError that names it."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:  # of the text or of its encoding
-        raise ValueError(f"{path} is not valid JSON ({error})") from error
+        if path.stat().st_size > LONGEST_JSON:
+            raise ValueError(f"longer than {LONGEST_JSON / 1e6:.0f} MB")
+        return json.loads(path.read_text("utf-8-sig"), parse_constant=lambda _: None)
+    except (ValueError, RecursionError) as error:  # of the text, its encoding, its depth
+        raise ValueError(printable(f"{path} is not valid JSON ({error})")) from error
 
 
 def check_fields(name: str, present: Any, where: Any) -> None:
     """Check that the columns or keys of an artefact are there. Raises ValueError that names it."""
     writer, columns = _artifact(name)
+    present = present if isinstance(present, Mapping | pd.Index) else ()  # other JSON has no keys
     if missing := [column for column in columns if column not in present]:
         raise ValueError(f"{where}: {', '.join(missing)} missing; {writer} writes this file")
+
+
+def check_number(name: str, value: Any, low: float, high: float) -> None:
+    """Refuse what is no number from `low` to `high`, both included; ValueError names it."""
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high:
+        raise ValueError(f"{name} is {value!r:.60}; it must be a number from {low:g} to {high:g}")
+
+
+def printable(text: str) -> str:
+    """Text from the data on one line, without what would steer a terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _artifact(name: str) -> Artifact:
@@ -173,14 +211,30 @@ def _artifact(name: str) -> Artifact:
 
 
 def find_artifact(name: str, output: str | Path) -> Path:
-    """The folder that holds the artefact `name`: OUTPUT, else the first such Kaggle input.
+    """The folder that holds the artefact `name`: OUTPUT, else the Kaggle input that does.
 
-    Raises FileNotFoundError that says which notebook writes it and how to attach it.
+    Raises FileNotFoundError that says which notebook writes it and how to attach it; ValueError as
+    `find_all` does.
     """
-    for folder in [Path(output), *input_roots()]:
-        if (folder / name).is_file():
-            return folder
+    if found := find_all([name], [Path(output)], input_roots()):
+        return found
     raise _missing(name, Path(output))
+
+
+def find_all(names: Sequence[str], *places: Sequence[Path]) -> Path | None:
+    """The first folder that holds all files, of the first of `places` in which there is one.
+
+    Raises ValueError if they, or the decision of a model, differ in another one there.
+    """
+    for folders in places:
+        found = [folder for folder in folders if all((folder / n).is_file() for n in names)]
+        for other in found[1:]:
+            if cmpfiles(found[0], other, [*names, "decision.json"], shallow=False)[1]:
+                both = f"{found[0]} and {other} hold different {' and '.join(names)}"
+                raise ValueError(f"{both}: detach one of them, or name the other (05: MODEL)")
+        if found:
+            return found[0]
+    return None
 
 
 def _missing(name: str, folder: Path) -> FileNotFoundError:
@@ -202,20 +256,17 @@ def data_folder(data: str | Path, output: str | Path) -> str:
 def bring(names: Sequence[str], output: str | Path, *, first: str | Path = "") -> str:
     """Copy artefacts that belong together to OUTPUT, unless they are there.
 
-    They come from `first`, or from the first attached input that holds them all. Returns one
-    sentence for the notebook, "" if they are nowhere.
+    They come from `first`, or from the attached input that holds them all. Returns one sentence
+    for the notebook, "" if they are nowhere. Raises as `find_all` does.
     """
     output, listed = Path(output), " and ".join(names)
-    for root in [output, *([Path(first)] if first else []), *input_roots()]:
-        if not all((root / name).is_file() for name in names):
-            continue
-        if root == output:
-            return f"{listed}: in OUTPUT."
-        for name in names:
-            with atomic_path(output / name) as temporary:
-                shutil.copyfile(root / name, temporary)
-        return f"{listed}: brought along from {root}."
-    return ""
+    root = find_all(names, [output], [Path(first)] if first else [], input_roots())
+    if root is None or root == output:
+        return f"{listed}: in OUTPUT." if root else ""
+    for name in names:
+        with atomic_path(output / name) as temporary:
+            shutil.copyfile(root / name, temporary)
+    return f"{listed}: brought along from {root}."
 
 
 @contextmanager

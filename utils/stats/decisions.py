@@ -18,7 +18,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 from scipy.stats import beta, trim_mean
 
-from utils.run.artifacts import CLASSES, check_fields, read_any_json, write_json
+from utils.run.artifacts import CLASSES, check_fields, check_number, read_any_json, write_json
 from utils.stats.metrics import EPS, Array, check_scores, score_table, y_true_of
 
 #: The rule of a model that 04 has not seen.
@@ -223,12 +223,11 @@ class Decision:
         ):
             if given not in accepted:
                 raise ValueError(f"{name} is {given!r}; accepted: {', '.join(accepted)}")
-        numbers = np.array([self.temperature, self.offset, *self.band, self.threshold], dtype=float)
-        if not np.isfinite(numbers).all() or self.temperature <= 0:
-            raise ValueError(
-                "temperature, offset, threshold and band must be finite numbers, the temperature "
-                f"above 0, not {numbers.tolist()}"
-            )
+        check_number("temperature", self.temperature, 0.01, 1000)
+        check_number("offset", self.offset, -30, 30)
+        # The threshold of rule "fpr" may lie just above every score.
+        for key, value in {"threshold": self.threshold, **(self.abstention or {})}.items():
+            check_number(key, value, 0, np.nextafter(1, 2))
         low, high = self.band
         if not low <= self.threshold <= high:
             raise ValueError(f"threshold {self.threshold} lies outside the band {low} to {high}")

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from accelerate.utils import recursively_apply
 
+from utils.model.network import check_stored
 from utils.run.artifacts import atomic_path
 from utils.run.machine import input_roots
 
@@ -137,9 +138,7 @@ def load_checkpoint(folder: str | Path, settings: dict[str, Any]) -> dict[str, A
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            if broken := archive.testzip():
-                raise ValueError(f"{path} is damaged (checksum of {broken})")
+        check_stored(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict) or "settings" not in state:
             raise ValueError(f"{path} holds no state of a training run")

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from utils.data.crops import crop_paths, spread_frames
 from utils.data.splits import check_splits, control_labels
 from utils.faces.detection import CropRecipe, read_recipe
-from utils.model.network import load_model, model_card, save_model
+from utils.model.network import check_ours, load_model, model_card, save_model
 from utils.run.artifacts import bring, find_artifact, read_json, read_table, write_json, write_table
 from utils.run.machine import default_workers, device_name, time_budget, versions
 from utils.stats.metrics import y_true_of
@@ -71,7 +71,8 @@ def open_crops(
     Returns:
         The rows of train and val, the train set, the val set; the test split stays closed.
     Raises:
-        ValueError: the split leaks, a split is empty, or the crops were cut in different ways.
+        ValueError: the split leaks, a split is empty, the crops were cut in different ways, or
+            OUTPUT's `model/` is none.
     """
     index = read_table(find_artifact("index.csv", output), "index.csv")
     check_splits(index)
@@ -83,6 +84,7 @@ def open_crops(
         raise ValueError(f"index.csv holds no crop of the {empty[0]} split; run 01_explore_data")
     index = pd.concat(parts.values())
     _crop_recipe(index, data)  # refused now, and not when the model is saved
+    check_ours(Path(output) / "model")
     sets = []
     for name, rows in parts.items():
         # Val is resized to the network's input here, exactly as by the eval transform. Nothing is
