@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from tools.run import DEMO, NOTEBOOKS
 from utils.data.audit import INDEX, ensure_index
-from utils.data.layouts import index_videos
+from utils.data.datasets import index_videos
 from utils.data.splits import check_splits
 from utils.inference.answers import judge_files
 from utils.inference.judging import load_judge

@@ -10,7 +10,7 @@ from tools.demo import data, fakes
 from tools.demo.actors import UNIT
 from tools.demo.data import draw_demo
 from tools.demo.scenes import sample_scene
-from utils.data.layouts import index_videos
+from utils.data.datasets import index_videos
 from utils.faces.detection import CropRecipe, cut_faces, load_detector
 from utils.faces.media import probe, sample_frames
 
