@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,7 +77,8 @@ def write_table(table: pd.DataFrame, folder: str | Path, name: str) -> Path:
     ordered = columns + [column for column in table.columns if column not in columns]
     path = Path(folder) / name
     with atomic_path(path) as temporary:
-        table[ordered].to_csv(temporary, index=False)
+        # A file name that is not UTF-8 must not cost the whole table.
+        table[ordered].to_csv(temporary, index=False, errors="backslashreplace")
     return path
 
 
@@ -227,14 +228,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    # The stem is cut, for a name has 255 bytes at most; mkstemp would make a private file.
+    temporary = path.with_name(f".{path.stem[:40]}-{secrets.token_hex(8)}{path.suffix}")
+    temporary.touch(exist_ok=False)
+    mode = temporary.stat().st_mode
     try:
         yield temporary
-        # mkstemp makes private files; artefacts are as readable as any file of the user's.
-        os.umask(mask := os.umask(0))
-        temporary.chmod(0o666 & ~mask)
+        temporary.chmod(mode)  # of safetensors and others, which make the file anew
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
