@@ -25,6 +25,7 @@ from tools.demo.data import draw_demo
 from tools.parameters import checked_parameters, parse_overrides, unknown
 from utils.data.layouts import VIDEO_LAYOUTS, find_datasets
 from utils.run.artifacts import read_json, read_table
+from utils.run.machine import printable
 
 NOTEBOOKS = (
     *("00_extract_faces", "01_explore_data", "02_augment"),
@@ -242,7 +243,7 @@ def main(argv: list[str] | None = None) -> int:
         evaluated = (args.start or "") <= "04_evaluate" <= (args.stop or NOTEBOOKS[-1])
         print(_summary(output) if evaluated else f"outputs    {_shown(output)}")
     except (NotebookError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", printable(str(error), keep="\n"), file=sys.stderr)
         return 1 if isinstance(error, NotebookError) else 2
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

@@ -26,6 +26,7 @@ from utils.faces.media import Frame, open_media
 from utils.model.scoring import Scorer, load_scorer
 from utils.run.artifacts import ARTIFACTS
 from utils.run.jobs import prefetch
+from utils.run.machine import printable
 from utils.stats.decisions import FACE_FACTS, PERSON, UNSURE, Decision
 
 #: Crops that are scored at once, and that wait for it at most: memory does not grow with a video.
@@ -88,11 +89,6 @@ class Answer:
     def n_people(self) -> int:
         """How many people decided."""
         return int(self.people["decides"].sum())
-
-
-def printable(text: str) -> str:
-    """A name from the data on one line, without what would steer a terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def judge_file(
