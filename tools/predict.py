@@ -13,8 +13,7 @@ from utils.inference.judging import load_judge
 from utils.inference.pictures import Pictures
 from utils.model.network import find_model
 from utils.report.figures import show_figures
-from utils.run.artifacts import printable
-from utils.run.machine import get_device
+from utils.run.machine import get_device, printable
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         judge = load_judge(folder, device=get_device(args.device))
         answers = judge_files(judge, inputs, frames_per_video=args.frames, progress=False)
     except (ValueError, OSError) as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        print("error:", printable(str(error), keep="\n"), file=sys.stderr)
         return 2
     for answer in answers:
         print(answer)

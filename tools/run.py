@@ -26,6 +26,7 @@ from tools.parameters import checked_parameters, parse_overrides, unknown
 from utils.data.datasets import find_datasets, holds, index_videos
 from utils.data.layouts import WAYS
 from utils.run.artifacts import CLASSES, read_json, read_table
+from utils.run.machine import printable
 
 NOTEBOOKS = (
     *("00_extract_faces", "01_explore_data", "02_augment"),
@@ -263,7 +264,7 @@ def main(argv: list[str] | None = None) -> int:
         evaluated = (args.start or "") <= "04_evaluate" <= (args.stop or NOTEBOOKS[-1])
         print(_summary(output) if evaluated else f"outputs    {_shown(output)}")
     except (NotebookError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", printable(str(error), keep="\n"), file=sys.stderr)
         return 1 if isinstance(error, NotebookError) else 2
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

@@ -20,7 +20,7 @@ from accelerate import PartialState
 from tools.parameters import checked_parameters, config_of, notebook_parameters, parse_overrides
 from utils.model.network import build_model
 from utils.run.artifacts import data_folder
-from utils.run.machine import get_device, output_folder, seed_everything
+from utils.run.machine import get_device, output_folder, printable, seed_everything
 from utils.training.fitting import fit, open_crops, read_policy, save_run
 from utils.training.loop import is_first
 
@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
         folders = {"DATA": args.data, "OUTPUT": args.output}
         train_from_parameters(notebook_parameters(NOTEBOOK) | changes | folders)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", printable(str(error), keep="\n"), file=sys.stderr)
         return 2
     return 0
 

@@ -468,6 +468,38 @@ def test_crops_that_are_elsewhere_now_are_a_clear_error(tmp_path, part):
         crop_paths(crops, part)
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/{}/private/0.png", "../private/0.png", "a/../../private/0.png", "link/0.png", "a/9.png"],
+)
+def test_path_in_an_index_that_leads_out_of_its_data_set_is_refused(tmp_path, part, path):
+    private = make_part(tmp_path / "private", ROWS, CROPS)
+    (part / "link").symlink_to(private / Path(CROPS[0]).parent)
+    (part / "a").mkdir(exist_ok=True)
+    (part / "a" / "9.png").symlink_to(private / CROPS[0])
+    crops, _ = scan_crops(part)
+    crops.loc[len(crops) - 1, "path"] = path.format(tmp_path)
+    with pytest.raises(ValueError, match=r"index\.csv: .*0\.png' leads out|9\.png' leads out"):
+        crop_paths(crops, part)
+
+
+def test_links_within_a_data_set_are_followed(part):
+    crops, _ = scan_crops(part)
+    first = part / crops["path"][0]
+    first.rename(part / "kept.png")
+    first.symlink_to(part / "kept.png")
+    assert len(crop_paths(crops, part)) == len(crops)
+
+
+def test_pipe_among_the_crops_is_left_out(part):
+    crops, _ = scan_crops(part)
+    path = part / crops["path"][0]
+    path.unlink()
+    os.mkfifo(path)  # opening it would wait for ever
+    _, left_out = inspect_crops(crops)
+    assert left_out["name"].tolist() == [crops["path"][0]]
+
+
 # --- opening ------------------------------------------------------------------------------------
 
 

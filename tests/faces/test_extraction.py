@@ -70,7 +70,7 @@ def test_report_says_why_a_video_gave_nothing(extracted, videos):
     assert report["n_frames"].tolist() == [4, 4, 4, 0]
     assert report["n_faces"].tolist() == [4, 8, 0, 0]
     assert report["reason"].tolist()[:3] == ["", "", "no face found in 4 frames"]
-    assert "broken.mp4 is not a readable video" in report.loc["broken", "reason"]
+    assert "broken.mp4 is not a readable image or video" in report.loc["broken", "reason"]
     assert (report["seconds"] > 0).all()
 
 
@@ -200,13 +200,25 @@ def test_foreign_folders_and_data_sets_are_never_replaced(videos, tmp_path):
     assert (tmp_path / "519" / "holiday.png").exists()
 
 
-@pytest.mark.parametrize("name", ["../up", "a/b", "a\\b", "..", ".hidden", "", " x", None])
-def test_names_that_lead_elsewhere_are_refused(videos, tmp_path, name):
-    table = videos.astype({"video": object})
-    table.loc[0, "video"] = name
-    with pytest.raises(ValueError, match="cannot name a folder"):
-        extract_faces(table, tmp_path / "faces", progress=False)
-    assert not (tmp_path / "faces").exists()
+@pytest.mark.parametrize(
+    "name",
+    ["../up", "a/b", "a\\b", "..", ".hidden", "", " x", "n\n", "\x1b[2J", "\udcff", "x" * 251],
+)
+def test_names_that_cannot_name_a_folder_are_left_out_and_stop_nothing(videos, tmp_path, name):
+    table = videos[:2].copy()
+    table.loc[1, "video"] = name
+    report = run(table, tmp_path / "faces")
+    assert report["n_faces"].iloc[0] == 2
+    assert "cannot name a folder" in report["reason"].iloc[1]
+    assert names(tmp_path) == ["faces"] and names(tmp_path / "faces") == ["519", *TABLES]
+    assert len(read_table(tmp_path, "faces/metadata.csv")) == 2
+
+
+@pytest.mark.parametrize("name", ["x" * 250, "顔" * 80, "12:30:05", "a..b"])
+def test_unusual_names_are_cut_and_kept(videos, tmp_path, name):
+    table = videos[:1].assign(video=name)
+    assert run(table, tmp_path / "faces")["n_faces"].tolist() == [2]
+    assert run(table, tmp_path / "faces")["kept"].all()
 
 
 def test_names_are_unique_and_columns_are_there(videos, tmp_path):

@@ -2,9 +2,12 @@
 
 import io
 import os
+import struct
 import subprocess
 import sys
 import textwrap
+import time
+import zlib
 from fractions import Fraction
 from pathlib import Path
 
@@ -150,15 +153,18 @@ def test_broken_link_and_pipe_in_a_folder_are_listed_with_their_reason(tmp_path)
         frames_of(tmp_path / "folder.mp4")
 
 
-def test_file_that_may_not_be_read_says_so(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["a.png", "a.mp4"])
+def test_file_that_may_not_be_read_says_so(tmp_path, monkeypatch, name):
     picture().save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(tmp_path / name)
 
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(media, "open", refuse, raising=False)  # root may read everything
-    with pytest.raises(ValueError, match=r"a\.png is unreadable: Permission denied"):
-        frames_of(tmp_path / "a.png")
+    monkeypatch.setattr("PIL.Image.open", refuse)  # root may read everything
+    monkeypatch.setattr("av.open", refuse)
+    with pytest.raises(ValueError, match=rf"{name} is not a readable .*: Permission denied"):
+        frames_of(tmp_path / name)
 
 
 # images
@@ -178,8 +184,8 @@ def test_content_decides_and_not_the_name(tmp_path, detector):
     [
         ("empty.png", "empty"),
         ("empty.mp4", "empty"),
-        ("text.jpg", "cannot be read as an image"),
-        ("text.mp4", "not a readable video"),
+        ("text.jpg", "not a readable image or video"),
+        ("text.mp4", "not a readable image or video"),
         ("cut.png", "cannot be read as an image"),
         ("cut.jpg", "cannot be read as an image"),
     ],
@@ -331,6 +337,185 @@ def test_enormous_picture_is_read_in_part_or_refused_within_bounded_memory(
     assert int(grown_mb) < 400  # all of it in RGB would be 1,200 MB
 
 
+# what strangers hand in
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ffconcat version 1.0\nfile private.mp4\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nprivate.mp4\n#EXT-X-ENDLIST\n",
+    ],
+)
+def test_text_that_names_another_video_is_no_video(tmp_path, text):
+    film(tmp_path / "private.mp4")
+    (tmp_path / "list.mp4").write_text(text)
+    with pytest.raises(ValueError, match=r"list\.mp4 is not a readable image or video"):
+        frames_of(tmp_path / "list.mp4")
+    copied = write_video(
+        tmp_path / "a.mp4", [np.zeros((8, 8, 3), np.uint8)], fps=8, sound_from=tmp_path / "list.mp4"
+    )
+    assert probe(copied).n_frames == 1
+
+
+@pytest.mark.parametrize("name", ["12:30:05.mp4", "http:localhost:9.mp4", "a%03d.mp4", "-i.mp4"])
+def test_name_that_ffmpeg_would_read_otherwise_is_a_file(tmp_path, monkeypatch, name):
+    film(tmp_path / "a.mp4").rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert len(frames_of(name)) == 4
+
+
+def test_name_that_is_not_text_is_judged(tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.mp4")
+    film(tmp_path / "a.mp4").rename(path)
+    assert len(frames_of(path)) == 4
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
+def test_tag_that_is_not_text_changes_nothing(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "AAAABBBB"
+        stream = container.add_stream("mpeg4", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for packet in stream.encode(av.VideoFrame(64, 48, "yuv420p")) + stream.encode():
+            container.mux(packet)
+    data = path.read_bytes()
+    assert b"AAAABBBB" in data
+    path.write_bytes(data.replace(b"AAAABBBB", b"AA\xff\xfe\xfdBBB"))
+    assert len(frames_of(path)) == 1
+
+
+def test_codec_that_nobody_knows_is_named_as_the_reason(tmp_path):
+    path = film(tmp_path / "a.mp4")
+    path.write_bytes(path.read_bytes().replace(b"avc1\0\0\0\0", b"zzzz\0\0\0\0"))
+    for read in (frames_of, probe):
+        with pytest.raises(ValueError, match=r"a\.mp4 holds a video of a codec"):
+            read(path)
+
+
+def test_frames_that_are_too_large_are_not_decoded(tmp_path):
+    path = tmp_path / "a.mov"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 7504, 7504, "yuvj420p"
+        container.mux(stream.encode(av.VideoFrame(7504, 7504, "yuvj420p")))
+        container.mux(stream.encode())
+    for read in (frames_of, probe):
+        with pytest.raises(ValueError, match=r"a\.mov.* 50,000,000"):
+            read(path)
+    data = bytearray(path.read_bytes())
+    width = data.index(b"jpeg", data.index(b"stsd")) + 28
+    data[width : width + 4] = (48).to_bytes(2, "big") * 2  # what the container says of them
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"a\.mov.* 50,000,000"):
+        frames_of(path)
+
+
+def text_chunk(path, key):
+    """Put a text of that name into a PNG, before its pixels and after what stands before them."""
+    data, body = path.read_bytes(), b"tEXt" + key.encode() + b"\0MM\0*no"
+    chunk = (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+    at = data.index(b"IDAT") - 4
+    path.write_bytes(data[:at] + chunk + data[at:])
+
+
+@pytest.mark.parametrize("key", ["transparency", "duration", "exif", "interlace"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA"])
+def test_text_in_a_png_changes_nothing(tmp_path, key, mode):
+    shades = [Image.new("RGB", (64, 48), (90 * i, 0, 0)).convert(mode) for i in range(2)]
+    shades[0].save(tmp_path / "a.png", save_all=True, append_images=shades[1:], duration=100)
+    shades[1].save(tmp_path / "b.png")
+    expected = [read_image(tmp_path / name) for name in ("a.png", "b.png")]
+    for name, before in zip(("a.png", "b.png"), expected, strict=True):
+        text_chunk(tmp_path / name, key)
+        for after in (frames_of(tmp_path / name)[0][2], load_crop(tmp_path / name)):
+            assert after.tobytes() == before.tobytes()
+
+
+HOSTILE = {
+    **{"avif": "avif", "dds": "png", "eps": "png", "strip": "png", "square": "png"},
+    **{"progressive": "jpg", "scans": "jpg", "tile": "tif", "grows": "gif", "count": "png"},
+}
+
+
+def hostile_picture(path, kind):
+    """Write an image that is broken in a way of its own, or enormous in a few bytes."""
+    small, noise = (
+        Image.new("RGB", (64, 64)),
+        np.random.default_rng(0).integers(0, 256, (64, 64, 3)),
+    )
+    if kind == "avif":
+        Image.fromarray(noise.astype(np.uint8)).save(path, "AVIF")
+        data = bytearray(path.read_bytes())
+        data[data.index(b"mdat") + 4 :] = b"\xff" * 400
+    elif kind == "dds":  # of a format that Pillow's plugin does not know
+        small.save(path, "DDS")
+        data = bytearray(path.read_bytes())
+        data[80:88] = b"\4\0\0\0ZZZZ"
+    elif kind == "eps":
+        small.save(path, "EPS")
+        data = path.read_bytes()
+    elif kind == "strip":
+        Image.new("L", (277_777, 180)).save(path, "PNG")
+        data = path.read_bytes()
+    elif kind == "square":
+        Image.new("L", (13_000, 13_000)).save(path, "PNG")
+        data = path.read_bytes()
+    elif kind == "progressive":
+        Image.new("L", (7_504, 7_504)).save(path, "JPEG", progressive=True)
+        data = path.read_bytes()
+    elif kind == "scans":  # a baseline JPEG whose first scan holds one of three layers
+        Image.new("RGB", (7_504, 7_504)).save(path, "JPEG")
+        data = path.read_bytes()
+        scan = data.index(b"\xff\xda")
+        data = data[:scan] + b"\xff\xda\0\x08\1\1\0\0?\0" + data[scan + 14 :]
+    elif kind == "tile":  # of 400 megapixels in a picture of 64 x 64
+        packer = zlib.compressobj(1)
+        tile = b"".join(packer.compress(bytes(20_000)) for _ in range(20_000)) + packer.flush()
+        tags = {256: 64, 257: 64, 258: 8, 259: 8, 262: 1, 277: 1, 322: 20_000, 323: 20_000}
+        tags |= {324: 14 + 12 * 10, 325: len(tile)}
+        entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items()]
+        data = b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(entries) + bytes(4) + tile
+    elif kind == "grows":  # the second frame lies beyond the first one
+        shades = [Image.new("L", (64, 64), i) for i in (0, 90)]
+        shades[0].save(path, "GIF", save_all=True, append_images=shades[1:])
+        data = bytearray(path.read_bytes())
+        start = data.rindex(b"\x2c\0\0\0\0") + 5
+        data[start : start + 4] = (9_000).to_bytes(2, "little") * 2
+    elif kind == "count":  # two billion frames, it says
+        shades = [Image.new("L", (64, 64), i) for i in (0, 90)]
+        shades[0].save(path, "PNG", save_all=True, append_images=shades[1:])
+        data = bytearray(path.read_bytes())
+        start = data.index(b"acTL")
+        data[start + 4 : start + 8] = (2**31 - 1).to_bytes(4, "big")
+        data[start + 12 : start + 16] = zlib.crc32(data[start : start + 12]).to_bytes(4, "big")
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_picture_is_refused_by_name_at_once(tmp_path, kind):
+    path = hostile_picture(tmp_path / f"a.{HOSTILE[kind]}", kind)
+    begin = time.monotonic()
+    with pytest.raises(ValueError, match=r"a\."):
+        frames_of(path, 0)
+    assert time.monotonic() - begin < 5
+    if kind not in ("grows", "count"):  # as crops they are their first frame
+        with pytest.raises(ValueError, match=r"a\..*01_explore_data"):
+            load_crop(path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "mp4"])
+def test_pipe_is_refused_on_every_road(tmp_path, suffix):
+    os.mkfifo(tmp_path / f"a.{suffix}")
+    path = str(tmp_path / f"a.{suffix}")
+    roads = (frames_of, load_crop, media.is_image, probe, lambda path: next(sample_frames(path)))
+    for read in roads:
+        with pytest.raises(ValueError, match=r"a\..* is no regular file"):
+            read(path)
+
+
 # videos
 
 
@@ -370,7 +555,8 @@ def test_video_that_a_phone_stored_on_its_side_is_turned_upright(tmp_path, turn)
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("sound.m4a", "no video stream"), ("cut.mp4", "not a readable video")]
+    ("name", "reason"),
+    [("sound.m4a", "no video stream"), ("cut.mp4", "not a readable image or video")],
 )
 def test_video_that_holds_no_frame_has_a_reason(tmp_path, name, reason):
     if name == "sound.m4a":
@@ -479,7 +665,8 @@ def test_frames_of_a_cut_file_are_spread_over_what_is_left(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [(b"", "zero bytes"), (b"not a video " * 99, "not a readable video")]
+    ("content", "reason"),
+    [(b"", "zero bytes"), (b"not a video " * 99, "not a readable image or video")],
 )
 def test_what_is_not_a_video_is_refused_by_name(tmp_path, content, reason):
     path = tmp_path / "broken.mp4"
@@ -504,7 +691,7 @@ def test_sound_alone_is_no_video(tmp_path):
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere"):
+    with pytest.raises(ValueError, match=r"nowhere.* not there"):
         probe(tmp_path / "nowhere.mp4")
 
 

@@ -65,10 +65,12 @@ def test_no_name_leaves_the_folder_or_carries_markup():
         *("../../etc/passwd", "/abs/a.mp4", "..", "", "a b.mp4", "x/a_b.mov", "A_B.avi"),
         *("<img src=x onerror=alert(1)>.mp4", "q'\"`$(rm).mp4", "лицо 顔.mp4", "n\n\x1b[2J.mp4"),
         "x" * 300 + ".mp4",
+        "顔" * 80 + ".mp4",
     ]
     made = file_names(names)
     assert all(re.fullmatch(r"[\w-][\w.-]*", name) and len(name) <= 84 for name in made), made
     assert len({name.casefold() for name in made}) == len(names)
+    assert all(len(f".{name}.timeline-0123456789abcdef.png".encode()) <= 255 for name in made)
     assert made[4:7] == ["a_b", "x_a_b", "A_B-2"]
     assert made[9] == "лицо_顔"
 
@@ -251,6 +253,27 @@ def test_video_of_a_varying_rate_stays_as_long_as_it_is(judge, tmp_path):
     assert made.n_frames / made.fps == pytest.approx(4, abs=0.5)
 
 
+@pytest.mark.parametrize("suffix", ["mkv", "webp"])
+def test_copy_of_frames_that_lie_years_apart_ends(judge, tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr("utils.inference.pictures.ENOUGH", 20)
+    path = str(tmp_path / f"far.{suffix}")
+    if suffix == "webp":
+        shots = [Image.fromarray(scene((200 + 9 * i, 170, 150))) for i in range(2)]
+        shots[0].save(path, save_all=True, append_images=shots[1:], duration=16_000_000)
+    else:
+        with av.open(path, "w") as container:
+            stream = container.add_stream("libx264", rate=8)
+            stream.width, stream.height = 640, 360
+            for time in (0, 16_000_000):
+                frame = av.VideoFrame.from_ndarray(scene(LEFT), format="rgb24")
+                frame.pts, frame.time_base = time, Fraction(1, 8)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    answer = judge_file(judge, path)
+    assert answer.faces["time_s"].max() > 10_000
+    assert probe(annotate_video(answer, tmp_path / "a.mp4")).n_frames <= 40
+
+
 def test_picture_and_animation_are_annotated_too(judge, tmp_path):
     Image.fromarray(scene(LEFT)).save(tmp_path / "a.png")
     shots = [Image.fromarray(scene((200 + 9 * i, 170, 150))) for i in range(6)]
@@ -304,3 +327,9 @@ def test_command_line_says_what_is_missing(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2
     assert "names no image and no video" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_name_in_an_error_cannot_steer_the_terminal(clip, capsys):
+    assert main(["--input", clip, "--model", "no\x1b]0;owned\x07model"]) == 2
+    said = capsys.readouterr().err
+    assert "owned" in said and "\x1b" not in said and "\x07" not in said

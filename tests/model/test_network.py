@@ -305,6 +305,7 @@ def test_first_save_that_fails_leaves_nothing(model, tmp_path):
 
 def test_saved_folder_is_readable_by_others(folder):
     assert folder.stat().st_mode & 0o055 == 0o055 & ~0o022
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
 
 
 # --- batch norms ------------------------------------------------------------------------------

@@ -70,6 +70,33 @@ def test_a_write_that_succeeds_replaces_the_file_and_is_readable_by_all(tmp_path
     assert path.stat().st_mode == plain.stat().st_mode
 
 
+@pytest.mark.parametrize("name", ["x" * 250 + ".json", "顔" * 83 + ".json", ".hidden.png"])
+def test_name_as_long_as_the_disk_takes_is_written(tmp_path, name):
+    with artifacts.atomic_path(tmp_path / name) as temporary:
+        temporary.write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_file_that_its_writer_made_anew_is_as_readable_as_others(tmp_path, monkeypatch):
+    before = os.umask(0o027)
+    try:
+        monkeypatch.setattr(os, "umask", None)  # it is of all threads: never changed for one
+        with artifacts.atomic_path(tmp_path / "a.bin") as temporary:
+            temporary.unlink()
+            os.close(os.open(temporary, os.O_CREAT, 0o600))
+    finally:
+        monkeypatch.undo()
+        os.umask(before)
+    assert (tmp_path / "a.bin").stat().st_mode & 0o777 == 0o640
+
+
+def test_name_that_is_not_text_costs_no_table(tmp_path):
+    table = pd.DataFrame({"filename": ["\udcff.mp4", "a.mp4"], "label": [0.5, 0.5]})
+    artifacts.write_table(table, tmp_path, "submission.csv")
+    read = artifacts.read_table(tmp_path, "submission.csv")
+    assert read["filename"].tolist() == ["\\udcff.mp4", "a.mp4"]
+
+
 def test_json_that_cannot_be_written_keeps_the_old_artefact(tmp_path):
     artifacts.write_json(fill("augment.json") | {"policy": "old"}, tmp_path, "augment.json")
     with pytest.raises(TypeError):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,12 @@ from utils.data.layouts import (
     read_crop_metadata,
     stem,
 )
+from utils.faces.decoding import check_file
 from utils.faces.detection import read_recipe
 from utils.faces.media import evenly_spaced, read_image
 from utils.run.artifacts import CLASSES, check_fields, read_text_csv
 from utils.run.jobs import map_threads
-from utils.run.machine import stable_hash
+from utils.run.machine import inside, stable_hash
 
 #: What names a video, for two data sets may use one name; and a face within one data set.
 VIDEO, FACE = ["dataset", "video"], ["video", "frame", "face"]
@@ -219,6 +222,7 @@ def inspect_crops(crops: pd.DataFrame, *, both: bool = True) -> Kept:
 
 def _inspect(path: str) -> tuple[Any, ...]:
     try:
+        check_file(path)
         content = Path(path).read_bytes()
         pixels = np.asarray(read_image(io.BytesIO(content)))
     except (OSError, ValueError) as error:
@@ -283,15 +287,35 @@ def crop_paths(index: pd.DataFrame, data: str | Path = "") -> list[str]:
 
     Raises:
         FileNotFoundError: a data set of the index, or its first crop, is not below `data`.
+        ValueError: a path leads out of its data set.
     """
     roots = _roots(data)
     for name, group in index.groupby("dataset"):
+        if stray := name in roots and _stray(group["path"], roots[str(name)]):
+            raise ValueError(
+                f"index.csv: {stray!r} leads out of {name!r}; run 01_explore_data again"
+            )
         if name not in roots or not (roots[str(name)] / group["path"].iloc[0]).is_file():
             raise FileNotFoundError(
                 f"the crops of data set {name!r} in index.csv are not below DATA={str(data)!r}; "
                 "set DATA to the folder that 01_explore_data read, or run that notebook again"
             )
     return [f"{roots[dataset]}/{path}" for dataset, path in zip(index["dataset"], index["path"])]
+
+
+def _stray(paths: pd.Series, root: Path) -> str:
+    """One of the crops' paths that leads out of their resolved folder; "" where none does."""
+    for folder, path in {path[: path.rfind("/") + 1]: path for path in paths.tolist()}.items():
+        place = os.path.realpath(f"{root}/{folder}")
+        if folder.startswith("/") or not f"{place}/".startswith(f"{root}/"):
+            return path
+        links = set()
+        with suppress(OSError), os.scandir(place) as entries:  # sooner than to ask for each crop
+            links = {folder + entry.name for entry in entries if entry.is_symlink()}
+        for path in links.intersection(paths) if links else ():
+            if not inside(f"{root}/{path}", root):
+                return path
+    return ""
 
 
 def _roots(data: str | Path) -> dict[str, Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,16 @@ from av.stream import Disposition
 #: Decoders whose NONREF leaves out frames that no other frame needs, ever. That of HEVC may leave
 #: out what a higher temporal layer needs, VP9's frames also train the contexts of the next ones.
 SKIPPING = frozenset({"h264", "mpeg4", "mpeg2video", "mpeg1video"})
+#: A larger picture or frame is not decoded whole; its pixels take 4 bytes each.
+MAX_PIXELS = 50_000_000
+#: The longest side that JPEG and GIF know: a longer strip would be searched without being shrunk.
+MAX_SIDE = 65_535
+#: Formats that hold what they play; FFmpeg's others are texts that name further files and addresses
+#: (ffconcat, HLS, DASH).
+CONTAINERS = "mov,matroska,avi,flv,mpeg,mpegvideo,mpegts,asf,ogg,rm,mxf,dv,m4v,h264,hevc,wav,mp3"
+TRUSTED = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
+#: For the decoder, too: frames may be larger than their container says.
+BOUNDED = {"max_pixels": str(MAX_PIXELS)}
 #: Packets that a seek has to save: a decoder that starts again works off a queue of about so many.
 WORTH_A_SEEK = 12
 
@@ -50,32 +61,54 @@ class Packets:
         return np.sort(self.pts[self.shown])
 
 
+def check_file(path: str | Path) -> None:
+    """Raise ValueError for what is no file with bytes in it: to open a pipe would wait for ever."""
+    if not os.path.isfile(path):
+        what = "no regular file" if os.path.exists(path) else "a broken link, or not there"
+        what = "a folder" if os.path.isdir(path) else what
+        raise ValueError(f"{path} is {what}; name an image or a video")
+    if not os.path.getsize(path):
+        raise ValueError(f"{path} is empty (zero bytes)")
+
+
+def check_size(width: int, height: int) -> None:
+    """Refuse a picture or frame of too many pixels. Raises ValueError with its size."""
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        limits = f"{MAX_PIXELS:,} at most, and {MAX_SIDE:,} a side"
+        raise ValueError(f"{width:,} x {height:,} pixels are too many: save it with {limits}")
+
+
+def open_container(path: str | Path) -> InputContainer:
+    """Open this very file, nothing else that its name or text may mean to FFmpeg; or ValueError."""
+    check_file(path)
+    # torchvision up to 0.25 has FFmpeg report to Python; a decoder that is freed while its threads
+    # report waits for them, and they for Python's lock, which the one that frees it holds.
+    av.logging.set_level(None)
+    how: dict = {"options": BOUNDED, "container_options": TRUSTED, "metadata_errors": "replace"}
+    try:  # `12:30.mp4` alone would be a protocol
+        return av.open(os.path.abspath(path), **how)
+    except Exception as error:  # whatever a damaged file brings about
+        why = getattr(error, "strerror", None) or error
+        raise ValueError(f"{path} is not a readable image or video: {why}") from error
+
+
 @contextmanager
 def open_video(path: str | Path, *, threads: int = 0) -> Iterator[tuple]:
     """Open a file: gives the container and its first video stream, cover pictures aside.
 
-    `threads` are the decoder's; 0: as many as FFmpeg thinks fit. Raises FileNotFoundError if there
-    is no such file, ValueError that says why if it is no video.
+    `threads` are the decoder's; 0: as many as FFmpeg thinks fit. Raises ValueError that says why if
+    there is no such file, it is no video, or its frames are too large.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"video {path} does not exist")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty (zero bytes)")
-    # torchvision up to 0.25 has FFmpeg report to Python; a decoder that is freed while its threads
-    # report waits for them, and they for Python's lock, which the one that frees it holds.
-    av.logging.set_level(None)
-    try:
-        container = av.open(str(path))
-    except FFmpegError as error:
-        raise ValueError(f"{path} is not a readable video: {error.strerror}") from error
-    with container:
+    with open_container(path) as container:
         cover, streams = Disposition.attached_pic, container.streams.video
         stream = next((stream for stream in streams if not stream.disposition & cover), None)
         if stream is None:
             raise ValueError(f"{path} holds no video stream")
-        stream.thread_type = "AUTO"
-        stream.codec_context.thread_count = threads
+        decoder = stream.codec_context
+        if decoder is None:
+            raise ValueError(f"{path} holds a video of a codec that this FFmpeg does not know")
+        stream.thread_type, decoder.thread_count = "AUTO", threads
+        decoder.options = BOUNDED
         yield container, stream
 
 

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -111,16 +110,17 @@ def extract_faces(
     Returns:
         A row a video: `video, n_frames` (searched), `n_faces, seconds, reason` (why there are no
         faces, or ""), `kept` (a former run had finished it), `note` (why it could not be paired).
-        A video that cannot be read does not stop the others.
+        A video that cannot be read, or whose name is unfit for a folder, does not stop the others.
     Raises:
-        ValueError: a column is missing, a video's name is not unique or unfit for a folder, or
-            `folder` holds something that this function did not write.
+        ValueError: a column is missing, a video's name is not unique, or `folder` holds something
+            that this function did not write.
     """
     recipe, folder = recipe or CropRecipe(), Path(folder).absolute()
     missing = [column for column in NEEDED if column not in videos]
     if missing:
         raise ValueError(f"the table of videos lacks: {', '.join(missing)}")
-    _check_names(videos["video"].tolist())
+    if len(twice := videos.loc[videos["video"].duplicated(), "video"]):
+        raise ValueError(f"video {twice.iloc[0]!r} is in the table twice; names must be unique")
     _detector(recipe)  # a missing package must not fail every video by itself
     rows = videos.fillna({"original": ""}).to_dict("records")
     reals, fakes = ([r for r in rows if (r["label"] == "REAL") == real] for real in (True, False))
@@ -131,7 +131,7 @@ def extract_faces(
     how = (folder, frames_per_video, recipe, 1 if workers != 1 else 0)
     records: dict[str, dict[str, Any]] = {}
     with (
-        _working_folder(folder, list(files)),
+        _working_folder(folder, [name for name in files if not _unfit(name)]),
         tqdm(total=len(rows), desc="Extract faces", unit="video", disable=not progress) as bar,
     ):
         for part in (reals, fakes) if paired else (rows,):
@@ -159,15 +159,13 @@ def extract_faces(
     return pd.DataFrame([r | {"n_faces": len(r["faces"])} for r in ordered], columns=columns)
 
 
-def _check_names(names: Sequence[object]) -> None:
-    """Refuse video names that are not the plain names of different folders. Raises ValueError."""
-    for name in names:
-        bad = not isinstance(name, str) or not name or name[0] == "." or name != name.strip()
-        if bad or ".." in str(name) or any(sign in str(name) for sign in "/\\:\0\n"):
-            raise ValueError(f"video {name!r} cannot name a folder: use letters, digits, - and _")
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise ValueError(f"video {twice[0]!r} is in the table twice; names must be unique")
+def _unfit(name: str) -> str:
+    """Why a video's name is not the plain name of a folder, "" if it is."""
+    plain = name.isprintable() and name == name.strip() == Path(name).name and "\\" not in name
+    # In 255 bytes a record has its suffix, too.
+    if plain and not name.startswith(".") and 0 < len(name.encode()) <= 250:
+        return ""
+    return f"{name!a:.80} cannot name a folder: use up to 250 letters, digits, - and _"
 
 
 @contextmanager
@@ -209,7 +207,8 @@ def _record(folder: Path, name: str) -> Path:
 
 def _write(table: pd.DataFrame, folder: Path, name: str, more: Sequence[str] = ()) -> None:
     with atomic_path(folder / name) as temporary:
-        table[[*ARTIFACTS[f"faces/{name}"].columns, *more]].to_csv(temporary, index=False)
+        told = table[[*ARTIFACTS[f"faces/{name}"].columns, *more]]
+        told.to_csv(temporary, index=False, errors="backslashreplace")
 
 
 @dataclass(frozen=True)
@@ -255,7 +254,9 @@ def _run(jobs: list[_Job], workers: int, scheduler: str) -> Iterator[dict[str, A
     """The records of all jobs, first those that were finished before."""
     left = []
     for job in jobs:
-        if record := job.finished():
+        if reason := _unfit(job.video):
+            yield job.blank() | {"reason": reason}
+        elif record := job.finished():
             yield record | {"kept": True}
         else:
             left.append(job)

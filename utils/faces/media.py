@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import stat
-import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
-from functools import cache
+from functools import cache, partial
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
@@ -21,7 +19,16 @@ from PIL import ExifTags, Image, ImageOps
 from PIL.Image import DecompressionBombError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from utils.faces.decoding import decode, list_packets, open_video, read_frames
+from utils.faces.decoding import (
+    MAX_PIXELS,
+    check_file,
+    check_size,
+    decode,
+    list_packets,
+    open_container,
+    open_video,
+    read_frames,
+)
 from utils.run.artifacts import atomic_path
 
 #: What is taken for a video or an image in a folder, on every road; a file that is named by itself
@@ -34,11 +41,6 @@ IMAGE_SUFFIXES = (
 )
 #: Image formats that are read; Pillow's others are rare, or run foreign programs (EPS).
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
-#: A larger picture is read at 1/2, 1/4 or 1/8 if it is a JPEG, and refused otherwise. Its decoded
-#: pixels take 4 bytes each.
-MAX_PIXELS = 50_000_000
-#: What Pillow raises for files that are missing, broken, cut short or absurdly large.
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, DecompressionBombError)
 #: PyAV 17 and newer convert colours in threads that are started anew for each frame: that takes
 #: several times as long as the conversion.
 ONE_THREAD: dict[str, Any] = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 17 else {}
@@ -106,45 +108,24 @@ def _has_media_name(name: str) -> bool:
 def open_media(path: str, n_frames: int, *, threads: int = 0) -> Iterator[Frame]:
     """Yield evenly spaced frames of an image (one), an animated image or a video.
 
-    What the file is says its content, not its name. Of a JPEG over MAX_PIXELS the frame is 1/2,
-    1/4 or 1/8 as large as stored. `n_frames` and `threads` as for `sample_frames`; raises
-    ValueError that names the file and says why it cannot be judged.
+    What the file is says its content, not its name. Of a large JPEG (`read_image`) the frame is
+    smaller than stored. `n_frames` and `threads` as for `sample_frames`; raises ValueError that
+    names the file and says why it cannot be judged.
     """
-    try:
-        mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
-            kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
-            raise ValueError(f"{path} is {kind}; name an image or a video")
-        with open(path, "rb") as file:
-            if not file.read(1):
-                raise ValueError(f"{path} is empty (zero bytes)")
-    except OSError as error:
-        what = "a broken link" if os.path.islink(path) else "unreadable"
-        raise ValueError(f"{path} is {what}: {error.strerror}") from error
-    if is_image(path):
-        yield from _animation_frames(path, n_frames)
-        return
-    try:
-        yield from sample_frames(path, n_frames, threads=threads)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
+    read = _animation_frames if is_image(path) else partial(sample_frames, threads=threads)
+    yield from read(path, n_frames)
 
 
 def is_image(path: str) -> bool:
-    """Whether Pillow takes the content for an image, whatever the name of the file says."""
+    """Whether Pillow takes the content for an image, whatever its name; ValueError for no file."""
+    check_file(path)
     try:
         with Image.open(path, formats=_formats()):
             return True
     except DecompressionBombError:
         return True
-    except UNREADABLE:
-        if not path.lower().endswith(IMAGE_SUFFIXES):
-            return False  # left to the video decoder
-    with open(path, "rb") as file:  # a broken image, which is told as one; or a video
-        head = file.read(12)
-    matroska, flash, transport = b"\x1aE\xdf\xa3", b"FLV", b"\x47"
-    video = head[4:8] in (b"ftyp", b"moov", b"mdat") or head[8:12] == b"AVI "
-    return not (video or head.startswith((matroska, flash, transport, b"\x00\x00\x01")))
+    except Exception:  # whatever a damaged file brings about
+        return False  # left to the video decoder
 
 
 @cache
@@ -158,12 +139,16 @@ def _animation_frames(path: str, n_frames: int) -> Iterator[Frame]:
     """Frames of an image, which has one unless it is an animation."""
     with _opened(path) as image:
         total = getattr(image, "n_frames", 1) if image.format in ("GIF", "WEBP", "PNG") else 1
+        if total > os.path.getsize(path):
+            raise ValueError(f"it says that it has {total:,} frames")
         time_s, wanted = 0.0, set(evenly_spaced(total, n_frames).tolist())
         for number in range(max(wanted) + 1):
             image.seek(number)
+            check_size(*image.size)  # a frame of a GIF may lie beyond the first one
             image.load()  # only now a WebP says how long the frame is shown
             if number in wanted:
                 yield number, time_s, to_rgb(image)
+            _forget_texts(image)
             time_s += image.info.get("duration", 0) / 1000 if total > 1 else 0
 
 
@@ -179,8 +164,8 @@ def load_crop(path: str | Path) -> Image.Image:
 def read_image(file: str | Path | BinaryIO) -> Image.Image:
     """The pixels of an image as every road sees them (`to_rgb`), of an animation the first frame.
 
-    A JPEG over MAX_PIXELS is read at 1/2, 1/4 or 1/8. Raises ValueError that names the file if it
-    cannot be read as an image or has too many pixels.
+    A JPEG over MAX_PIXELS is read at 1/2, 1/4 or 1/8, unless it is progressive. Raises ValueError
+    that names the file if it cannot be read as an image or has too many pixels.
     """
     with _opened(file) as image:
         return to_rgb(image)
@@ -189,52 +174,65 @@ def read_image(file: str | Path | BinaryIO) -> Image.Image:
 @contextmanager
 def _opened(file: str | Path | BinaryIO) -> Iterator[Image.Image]:
     """An image of bounded size, not decoded yet; what Pillow raises meanwhile names the file."""
+    if isinstance(file, str | Path):
+        check_file(file)
     try:
         with _open_bounded(file) as image:
+            _forget_texts(image)
+            check_size(*image.size)
+            tags = getattr(image, "tag_v2", {})  # tiles of a TIFF are decoded whole
+            check_size(tags.get(322, 0), tags.get(323, 0))
             yield image
-    except UNREADABLE as error:
+    except Exception as error:  # whatever a damaged file brings about: each format has its own
         name = file if isinstance(file, str | Path) else "the file"
         raise ValueError(f"{name} cannot be read as an image ({error})") from error
 
 
 def _open_bounded(file: str | Path | BinaryIO) -> Image.Image:
-    try:
+    with suppress(DecompressionBombError):  # by the size alone; a JPEG can be read in part
         image: Image.Image = Image.open(file, formats=_formats())
-    except DecompressionBombError:
-        # Pillow refuses by the size alone. A JPEG can be read in parts; nothing is decoded here.
-        if not isinstance(file, str | Path):
-            file.seek(0)
-        try:
-            image = JpegImageFile(file)
-        except SyntaxError:  # not a JPEG
-            raise ValueError("too many pixels: save it smaller, or as JPEG") from None
-    width, height = image.size
-    for part in (1, 2, 4, 8) if isinstance(image, JpegImageFile) else (1,):
-        if width * height / part**2 <= MAX_PIXELS:
-            if part > 1:
-                image.draft("RGB", (width // part, height // part))
+        if image.width * image.height <= MAX_PIXELS or not isinstance(image, JpegImageFile):
             return image
-    image.close()
-    raise ValueError(
-        f"{width:,} x {height:,} pixels are too many: save it with {MAX_PIXELS:,} at most, or as "
-        "JPEG, which is read in part"
-    )
+    if not isinstance(file, str | Path):
+        file.seek(0)
+    try:
+        jpeg = JpegImageFile(file)
+    except SyntaxError:  # not a JPEG
+        raise ValueError("too many pixels: save it smaller, or as JPEG") from None
+    # Several scans are kept whole until the last one. The header of the first was just read: it has
+    # 6 bytes, and 2 for each of its layers.
+    stream: Any = jpeg.fp
+    stream.seek(-6 - 2 * jpeg.layers, os.SEEK_CUR)
+    if "progressive" in jpeg.info or stream.read(3)[2] != jpeg.layers:
+        raise ValueError("too many pixels for a progressive JPEG: save it smaller, or otherwise")
+    part = next((p for p in (2, 4, 8) if jpeg.width * jpeg.height / p**2 <= MAX_PIXELS), 8)
+    jpeg.draft("RGB", (jpeg.width // part, jpeg.height // part))
+    return jpeg
+
+
+def _forget_texts(image: Image.Image) -> None:
+    """A text in a PNG may be called like a fact that Pillow keeps in the same place."""
+    for key in ("transparency", "duration", "interlace", "exif"):
+        if isinstance(image.info.get(key), str):
+            del image.info[key]
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """RGB as a viewer shows it: upright, 16 bits scaled and not cut off, transparency on white."""
     image.load()
-    with suppress(*UNREADABLE):  # an orientation that cannot be read is none
+    _forget_texts(image)
+    with suppress(Exception):  # an orientation that cannot be read is none
         if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
             image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
-        levels = np.asarray(image, dtype=np.float64)
+        levels = np.array(image, dtype=np.float32)
         top = levels.max(initial=0)
         scale = 1 if top <= 1 else 255 if top <= 255 else 65535  # the usual ranges of such files
-        grey = np.clip(levels * (255 / scale), 0, 255).round().astype(np.uint8)
+        levels *= 255 / scale  # in place: such a picture takes much memory
+        grey = levels.clip(0, 255, out=levels).round(out=levels).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        shown = image.convert("RGBA")
+        shown = image if image.mode == "RGBA" else image.convert("RGBA")
         white = Image.new("RGBA", shown.size, "white")
         return Image.alpha_composite(white, shown).convert("RGB")
     return image.convert("RGB")
@@ -286,11 +284,12 @@ def sample_frames(
     for number, frame in read_frames(path, packets, wanted, threads=threads):
         time_s = number / (packets.fps or 1)
         if packets.timed and number < len(times):
-            time_s = float(times[number] - times[0]) * packets.unit
+            time_s = (int(times[number]) - int(times[0])) * packets.unit
         try:
+            check_size(frame.width, frame.height)
             pixels = frame.to_ndarray(format="rgb24", **ONE_THREAD)  # (H, W, 3)
-        except FFmpegError as error:
-            raise ValueError(f"{path}: frame {number}: {error.strerror}") from error
+        except (ValueError, FFmpegError) as error:
+            raise ValueError(f"{path}: frame {number}: {error}") from error
         upright = np.ascontiguousarray(np.rot90(pixels, _quarter_turns(frame)))
         yield number, time_s, Image.fromarray(upright)
     if number < 0:
@@ -316,7 +315,7 @@ def _quarter_turns(frame: av.VideoFrame) -> int:
 
 
 def _no_frame(path: str | Path) -> ValueError:
-    return ValueError(f"{path}: no frame of its video stream can be decoded")
+    return ValueError(f"{path}: no frame can be decoded (damaged, or over {MAX_PIXELS:,} pixels)")
 
 
 def write_video(
@@ -395,9 +394,7 @@ def _copy_sound(path: str | Path, container: av.container.OutputContainer) -> It
     The container gets a stream for them before the first one comes. None comes where there is no
     sound, none that can be read, or none that the container can hold.
     """
-    # IndexError: no sound; ValueError, AttributeError: unknown to the container or to FFmpeg.
-    missing = (OSError, FFmpegError, IndexError, ValueError, AttributeError)
-    with suppress(*missing), av.open(str(path)) as source:
+    with suppress(Exception), open_container(path) as source:  # whatever is wrong with it
         audio, video, stream = source.streams.audio[0], source.streams.video[:1], None
         start = (video[0].start_time or 0) * (video[0].time_base or Fraction(0)) if video else 0
         for packet in source.demux(audio):

@@ -24,8 +24,9 @@ from utils.faces.detection import (
 )
 from utils.faces.media import Frame, open_media
 from utils.model.scoring import Scorer, load_scorer
-from utils.run.artifacts import ARTIFACTS, printable
+from utils.run.artifacts import ARTIFACTS
 from utils.run.jobs import prefetch
+from utils.run.machine import printable
 from utils.stats.decisions import FACE_FACTS, PERSON, UNSURE, Decision
 
 #: Crops that are scored at once, and that wait for it at most: memory does not grow with a video.

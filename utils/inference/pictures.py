@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -26,6 +26,8 @@ CROPS = 6
 LONGEST = 1280
 #: A person who is not seen for more than so many sampling steps is gone in between.
 MAX_GAP = 2.5
+#: A copy ends after so many frames and ten for each of the video: two may lie years apart.
+ENOUGH = 10_000
 #: Rates that players like; a file of no or of an absurd rate gets the nearer end.
 RATES = (1.0, 60.0)
 
@@ -136,12 +138,13 @@ class Pictures:
 def file_names(names: Sequence[str]) -> list[str]:
     """A file name for each name from the data: one part, no suffix, no markup, no two alike.
 
-    Letters and digits of any script stay, all else becomes "_".
+    Letters and digits of any script stay, all else becomes "_". Has 200 bytes at most.
     """
     result: list[str] = []
     for path in names:
         name = str(PurePath(path).with_suffix("")) if PurePath(path).name else path
-        safe = re.sub(r"[^\w.-]+", "_", name).strip("._-")[-80:].strip("._-") or "file"
+        safe = re.sub(r"[^\w.-]+", "_", name).strip("._-")[-80:]
+        safe = safe.encode()[-180:].decode(errors="ignore").strip("._-") or "file"
         number, unique = 2, safe
         while unique.casefold() in {given.casefold() for given in result}:
             unique, number = f"{safe}-{number}", number + 1
@@ -198,14 +201,15 @@ def annotate_video(answer: Answer, path: str | Path) -> Path:
     """Draw the answer into a copy of the video: boxes, people, scores; its sound is kept.
 
     Boxes are interpolated between the frames that were judged. Frames come at the mean rate of
-    the video whatever their own times are, so that sound and pictures stay together. Raises
-    ValueError if the video cannot be read.
+    the video whatever their own times are, so that sound and pictures stay together. The copy is
+    cut after 10,000 frames and ten for each of the video. Raises ValueError if it cannot be read.
     """
     info = None if is_image(answer.input) else probe(answer.input)
     fps = float(np.clip(info.fps if info else 10.0, *RATES))
-    frames = _drawn(answer, open_media(answer.input, 0))
+    frames = _steady(_drawn(answer, open_media(answer.input, 0)), fps)
+    frames = islice(frames, ENOUGH + 10 * (info.n_frames if info else 0))
     sound = None if info is None else answer.input
-    return write_video(path, _steady(frames, fps), fps=fps, preset="veryfast", sound_from=sound)
+    return write_video(path, frames, fps=fps, preset="veryfast", sound_from=sound)
 
 
 def annotate_image(answer: Answer, path: str | Path) -> Path:

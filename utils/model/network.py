@@ -166,6 +166,7 @@ def save_model(
         facts = {"label_names": list(CLASSES), EXTRA: dict(extra)}
         save_for_hf(model, str(staged), model_config=facts, safe_serialization=True)
         (staged / "README.md").write_text(card, encoding="utf-8")
+        (staged / FILES[1]).chmod((staged / "README.md").stat().st_mode)  # safetensors' are private
         if folder.exists():
             folder.rename(old)
         try:

@@ -23,7 +23,8 @@ import pandas as pd
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader, Undefined
 from PIL import Image
 
-from utils.run.artifacts import atomic_path, find_artifact, printable, read_json, read_table
+from utils.run.artifacts import atomic_path, find_artifact, read_json, read_table
+from utils.run.machine import printable
 
 NOT_DEFINED = "not defined"
 #: In the order of the tables; "balanced_" before a key means that both classes weigh the same.

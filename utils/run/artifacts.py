@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from filecmp import cmpfiles
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from utils.run.machine import input_roots, mount_drive
+from utils.run.machine import input_roots, mount_drive, printable
 
 #: Class names in the order of their labels: 0 = REAL, 1 = FAKE, the positive class.
 CLASSES = ("REAL", "FAKE")
@@ -199,11 +199,6 @@ def check_number(name: str, value: Any, low: float, high: float) -> None:
         raise ValueError(f"{name} is {value!r:.60}; it must be a number from {low:g} to {high:g}")
 
 
-def printable(text: str) -> str:
-    """Text from the data on one line, without what would steer a terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
 def _artifact(name: str) -> Artifact:
     if name not in ARTIFACTS:
         raise ValueError(f"unknown artefact {name!r}; known: {', '.join(ARTIFACTS)}")
@@ -278,14 +273,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    # The stem is cut, for a name has 255 bytes at most; mkstemp would make a private file.
+    temporary = path.with_name(f".{path.stem[:40]}-{secrets.token_hex(8)}{path.suffix}")
+    temporary.touch(exist_ok=False)
+    mode = temporary.stat().st_mode
     try:
         yield temporary
-        # mkstemp makes private files; artefacts are as readable as any file of the user's.
-        os.umask(mask := os.umask(0))
-        temporary.chmod(0o666 & ~mask)
+        temporary.chmod(mode)  # of safetensors and others, which make the file anew
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

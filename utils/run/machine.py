@@ -197,6 +197,11 @@ def inside(path: str | Path, root: Path) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
+def printable(text: str, keep: str = "") -> str:
+    """A text with names from the data, on one line, without what would steer a terminal."""
+    return "".join(c if c.isprintable() or c in keep else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def short_names(paths: Sequence[str]) -> list[str]:
     """The end of each path, as short as it can be for all to differ."""
     parts = [Path(path).parts for path in paths]
