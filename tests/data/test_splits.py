@@ -354,7 +354,7 @@ def test_the_split_is_described_by_what_was_proved_and_by_what_is_not_known():
     index = with_split(families(6, fakes=1))
     index = index.assign(person="", group="", word="REAL", layout="faces", unit="listed")
     assert describe_split(index, "source").splitlines() == [
-        "- `d` (faces): 12 videos told by a table or by names",
+        "- d (faces): 12 videos told by a table or by names",
         "- sources disjoint: holds",
         "- videos in one split: holds",
         "- fakes with their original: holds",

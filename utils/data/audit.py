@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 from utils.data.crops import STATISTICS, UNITS, VIDEO, read_crops
 from utils.data.datasets import words_read
 from utils.data.splits import check_splits, split_crops
-from utils.report.words import how_far_apart
+from utils.report.words import escaped, how_far_apart
 from utils.run.artifacts import ARTIFACTS, CLASSES, SPLITS, bring, write_json, write_table
 from utils.stats.metrics import bootstrap, y_true_of
 
@@ -140,8 +140,8 @@ def describe_split(index: pd.DataFrame, split_by: str) -> str:
     """Markdown: what the data was taken for, what `check_splits` proved, and how far it reaches."""
     datasets = recognised(index)
     lines = [
-        f"- `{row['name']}` ({row['layout']}): {row['told_apart']}{'; ' * bool(row['labels'])}"
-        + row["labels"]
+        f"- {escaped(row['name'])} ({row['layout']}): {row['told_apart']}"
+        + "; ".join(["", row["labels"]] if row["labels"] else [])
         for row in datasets
     ]
     lines += [f"- {check.replace('_', ' ')}: holds" for check in check_splits(index)]

@@ -93,10 +93,10 @@ def scan_crops(
         way = "holds raw videos: run 00_extract_faces on it first" if raw else f"is empty. {WAYS}"
         raise FileNotFoundError(f"{str(data)!r} holds no face crops; it {way}")
     # An empty table has no types of its own and would blur those of the others.
-    full = [table for table in tables.values() if len(table)]
-    crops = pd.concat(full or list(tables.values()), ignore_index=True)
+    full = [table for table in tables.values() if len(table)] or list(tables.values())
+    crops = pd.concat(full, ignore_index=True) if len(full) > 1 else full[0]
     unused = pd.DataFrame(left_out, columns=["dataset", "reason", "name"])
-    missing = [label for label in CLASSES if label not in crops["label"].unique()]
+    missing = sorted({*CLASSES} - {*crops["label"].unique()})
     if crops.empty or (missing and both):
         names = {d: "metadata.csv" if d.layout in CROP_TABLES else "" for d in tables}
         where = ", ".join(str(dataset.root / name) for dataset, name in names.items())
@@ -107,11 +107,14 @@ def scan_crops(
             f"{where}: {lack}; both {' and '.join(CLASSES)} are needed (labels {ACCEPTED}). Left "
             f"out: {told}. {WAYS}"
         )
-    for name, roots in crops.groupby("dataset")["root"].unique().items():
-        if len(roots) > 1:
-            raise ValueError(
-                f"two data sets are called {name!r}: {roots[0]} and {roots[1]}; set DATA to one"
-            )
+    roots: dict[str, Path] = {}
+    for dataset, table in tables.items():
+        for name in table["dataset"].unique():
+            first, again = roots.setdefault(name, dataset.root), dataset.root
+            if first != again:
+                raise ValueError(
+                    f"two data sets are called {name!r}: {first} and {again}; set DATA to one"
+                )
     if max_videos:
         crops, dropped = _draw_videos(crops, max_videos, seed)
         beyond = dropped.assign(reason="beyond MAX_VIDEOS", name=dropped["video"])
