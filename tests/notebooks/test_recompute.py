@@ -176,7 +176,7 @@ def test_every_score_and_the_confusion_matrix(level, metrics, crops, videos):
     assert metrics["confusion"][level] == matrix
     sources = table.loc[table["split"] == "test", "source"].nunique()
     counts = {"FAKE": y_true.sum(), "REAL": (1 - y_true).sum(), "sources": sources}
-    assert metrics["n"][level] == counts
+    assert metrics["n"][level] == counts | {"drawn": sources}
 
 
 def test_every_interval(metrics, crops, videos):
