@@ -171,9 +171,13 @@ class _Found:
 
     def table(self, videos: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
         """A row a crop, of a row a video in the order in which they were added."""
-        crops = videos.loc[videos.index.repeat(self.counts)].reset_index(drop=True)
         places = {"path": self.paths, "frame": self.frames, "face": self.faces}
-        return crops.assign(**places, layout=dataset.layout, root=str(dataset.root))[COLUMNS]
+        videos = videos.assign(layout=dataset.layout, root=str(dataset.root))
+        videos = videos[[name for name in COLUMNS if name not in places]]
+        crops = videos.loc[videos.index.repeat(self.counts)].reset_index(drop=True)
+        for name, values in places.items():
+            crops.insert(COLUMNS.index(name), name, values)
+        return crops
 
 
 def _draw_videos(crops: pd.DataFrame, max_videos: int, seed: int) -> Kept:

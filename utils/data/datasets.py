@@ -89,17 +89,17 @@ def _search(top: Path, links: list[str]) -> Iterator[tuple[Path, str]]:
 
 def walk(root: Path, skip: Skip, below: str = "") -> Iterator[tuple[str, list[str], list[str]]]:
     """Folders of a data set ("", or with "/" at the end), their videos, their images; no links."""
+    entries = list(os.scandir(root / below))
+    files = [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
     folders: list[str] = []
-    files, others = folders[:], folders[:]
-    with os.scandir(root / below) as entries:
+    others: list[str] = []
+    if len(files) < len(entries):
         for entry in entries:
-            if entry.is_file(follow_symlinks=False):
-                files.append(entry.name)
-            elif entry.name[0] != "." and entry.is_dir(follow_symlinks=False):
-                folders.append(entry.name)
-            elif not inside(entry.path, root):
+            if entry.is_symlink() and not inside(entry.path, root):
                 skip(LINK, [below + entry.name])
-            else:
+            elif entry.is_dir(follow_symlinks=False):
+                folders.append(entry.name)
+            elif not entry.is_file(follow_symlinks=False):  # a link, a pipe
                 (files if os.path.isfile(entry.path) else others).append(entry.name)
     images = [name for name in files if name[-4:] in FOUR and name[0] != "."]
     films: list[str] = []
@@ -111,9 +111,9 @@ def walk(root: Path, skip: Skip, below: str = "") -> Iterator[tuple[str, list[st
                 (films if small.endswith(VIDEO_SUFFIXES) else kind).append(name)
     if below:  # tables, licences and the like lie at the top
         skip("file name is no image", sorted(below + name for name in others))
-    yield below, sorted(films), sorted(images)
+    yield below, films, images
     for name in sorted(folders):
-        if name.lower() not in ASIDE:
+        if name[0] != "." and name.lower() not in ASIDE:
             yield from walk(root, skip, f"{below}{name}/")
 
 
