@@ -19,6 +19,7 @@ from av.stream import Disposition
 #: Decoders whose NONREF leaves out frames that no other frame needs, ever. That of HEVC may leave
 #: out what a higher temporal layer needs, VP9's frames also train the contexts of the next ones.
 SKIPPING = frozenset({"h264", "mpeg4", "mpeg2video", "mpeg1video"})
+PYAV = int(av.__version__.partition(".")[0])
 #: A larger picture or frame is not decoded whole; its pixels take 4 bytes each.
 MAX_PIXELS = 50_000_000
 #: The longest side that JPEG and GIF know: a longer strip would be searched without being shrunk.
@@ -84,7 +85,9 @@ def open_container(path: str | Path) -> InputContainer:
     # torchvision up to 0.25 has FFmpeg report to Python; a decoder that is freed while its threads
     # report waits for them, and they for Python's lock, which the one that frees it holds.
     av.logging.set_level(None)
-    how: dict = {"options": BOUNDED, "container_options": TRUSTED, "metadata_errors": "replace"}
+    how: dict = {"options": BOUNDED, "container_options": TRUSTED}
+    if PYAV < 19:  # newer ones keep a tag that is not UTF-8 by themselves
+        how["metadata_errors"] = "replace"
     try:  # `12:30.mp4` alone would be a protocol
         return av.open(os.path.abspath(path), **how)
     except Exception as error:  # whatever a damaged file brings about

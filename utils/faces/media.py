@@ -21,6 +21,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from utils.faces.decoding import (
     MAX_PIXELS,
+    PYAV,
     check_file,
     check_size,
     decode,
@@ -43,7 +44,7 @@ IMAGE_SUFFIXES = (
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 #: PyAV 17 and newer convert colours in threads that are started anew for each frame: that takes
 #: several times as long as the conversion.
-ONE_THREAD: dict[str, Any] = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 17 else {}
+ONE_THREAD: dict[str, Any] = {"threads": 1} if PYAV >= 17 else {}
 #: Number from 0, seconds after the first frame, and the picture.
 Frame = tuple[int, float, Image.Image]
 
