@@ -23,9 +23,8 @@ from nbclient.exceptions import DeadKernelError
 
 from tools.demo.data import draw_demo
 from tools.parameters import checked_parameters, parse_overrides, unknown
-from utils.data.datasets import find_datasets, holds, index_videos
-from utils.data.layouts import WAYS
-from utils.run.artifacts import CLASSES, read_json, read_table
+from utils.data.datasets import find_datasets, holds, index_videos, lacking
+from utils.run.artifacts import read_json, read_table
 from utils.run.machine import printable
 
 NOTEBOOKS = (
@@ -126,14 +125,9 @@ def _holds_videos(data: Path) -> bool:
 def _check_classes(data: Path) -> None:
     """Refuse videos of one class before hours are spent on cutting them."""
     videos = index_videos(data)
-    usable = set(videos.loc[videos["reason"] == "", "label"])
-    if missing := [label for label in CLASSES if label not in usable]:
-        counts = videos.loc[videos["reason"] != "", "reason"].value_counts()
-        told = "; ".join(f"{n:,} {reason}" for reason, n in counts.items()) or "nothing"
-        raise ValueError(
-            f"{data}: no {' and no '.join(missing)} video, and 01_explore_data needs both classes. "
-            f"Left out: {told}. {WAYS} TO=00_extract_faces cuts them all the same."
-        )
+    usable = videos["reason"] == ""
+    if lack := lacking(videos.loc[usable, "label"], videos.loc[~usable, "reason"]):
+        raise ValueError(f"{data}: {lack} TO=00_extract_faces cuts them all the same.")
 
 
 def _select(start: str | None, stop: str | None, *, raw: bool) -> tuple[str, ...]:

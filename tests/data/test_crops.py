@@ -281,7 +281,7 @@ def test_names_like_nan_are_videos_like_any_other(tmp_path):
 @pytest.mark.parametrize("rows", [[], ["a.mp4,REAL,train,"], ["a.mp4,none,train,"]])
 def test_an_empty_data_set_is_one_clear_error(tmp_path, rows):
     make_part(tmp_path, rows)
-    told = r"(no crop of any|is empty).*real/ and fake/; or write labels\.csv"
+    told = r"(nothing is labelled|is empty).*real/ and fake/; or write labels\.csv"
     with pytest.raises((ValueError, FileNotFoundError), match=told):
         scan_crops(tmp_path)
 
@@ -296,7 +296,8 @@ def test_empty_real_and_fake_folders_are_one_clear_error(tmp_path):
 def test_one_class_only_names_file_and_what_is_missing(tmp_path, label, other):
     make_part(tmp_path, [f"a.mp4,{label},train,"], ["a/1.png"])
     with pytest.raises(
-        ValueError, match=rf"metadata\.csv: no crop labelled {other}; both REAL and FAKE are needed"
+        ValueError,
+        match=rf"metadata\.csv: nothing is labelled {other}, and both classes",
     ):
         scan_crops(tmp_path)
 

@@ -13,7 +13,7 @@ from PIL import Image
 from tools.run import run_pipeline
 from utils.data.audit import count_known, describe_split, ensure_index, recognised
 from utils.data.crops import crop_paths, read_crops, scan_crops
-from utils.data.datasets import find_datasets, holds, index_videos
+from utils.data.datasets import describe_videos, find_datasets, holds, index_videos
 from utils.data.layouts import list_frames
 from utils.data.splits import check_splits, split_crops
 from utils.report.words import how_far_apart
@@ -314,10 +314,21 @@ def test_videos_in_folders_of_their_label_start_at_00(tmp_path, real, fake):
 def test_videos_of_one_class_are_refused_before_any_is_cut(tmp_path):
     put(tmp_path / "data", "Celeb-real/id0_0000.mp4")
     with pytest.raises(
-        ValueError, match=r"no FAKE video, and 01_explore_data needs both"
+        ValueError, match="nothing is labelled FAKE, and both classes are"
     ) as caught:
         run_pipeline(tmp_path / "data", tmp_path / "out")
     assert "TO=00_extract_faces" in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_00_alone_says_that_01_will_need_the_other_class(tmp_path):
+    put(tmp_path, "a.mp4", "b.mp4")
+    (tmp_path / "labels.csv").write_text("filename,label\na.mp4,1\nb.mp4,<b>*real*\n")
+    told = describe_videos(index_videos(tmp_path))
+    assert "1 of 2 videos can be used" in told and "1 read as FAKE: 1 videos" in told
+    assert "nothing is labelled REAL" in told and "unknown label" in told
+    assert "<b>" not in told  # names from the data are no markup
+    (tmp_path / "labels.csv").write_text("filename,label\na.mp4,1\nb.mp4,real\n")
+    assert "01_explore_data" not in describe_videos(index_videos(tmp_path))
 
 
 # --- names of frames ----------------------------------------------------------------------------

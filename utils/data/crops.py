@@ -15,9 +15,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from utils.data.datasets import Skip, find_datasets, holds, list_media
+from utils.data.datasets import Skip, find_datasets, holds, lacking, list_media
 from utils.data.layouts import (
-    ACCEPTED,
     CROP_TABLES,
     WAYS,
     Dataset,
@@ -30,7 +29,7 @@ from utils.data.layouts import (
 from utils.faces.decoding import check_file
 from utils.faces.detection import read_recipe
 from utils.faces.media import evenly_spaced, read_image
-from utils.run.artifacts import CLASSES, check_fields, read_text_csv
+from utils.run.artifacts import check_fields, read_text_csv
 from utils.run.jobs import map_threads
 from utils.run.machine import inside, stable_hash
 
@@ -96,19 +95,13 @@ def scan_crops(
     full = [table for table in tables.values() if len(table)] or list(tables.values())
     crops = pd.concat(full, ignore_index=True) if len(full) > 1 else full[0]
     unused = pd.DataFrame(left_out, columns=["dataset", "reason", "name"])
-    missing = sorted({*CLASSES} - {*crops["label"].unique()})
-    if crops.empty or (missing and both):
+    lack = lacking(crops["label"], unused["reason"])
+    if lack and (both or crops.empty):
         names = {d: "metadata.csv" if d.layout in CROP_TABLES else "" for d in tables}
         where = ", ".join(str(dataset.root / name) for dataset, name in names.items())
-        counts = unused["reason"].value_counts()
-        told = "; ".join(f"{n:,} {reason}" for reason, n in counts.items()) or "nothing"
-        lack = "no crop of any listed video" if crops.empty else f"no crop labelled {missing[0]}"
-        raise ValueError(
-            f"{where}: {lack}; both {' and '.join(CLASSES)} are needed (labels {ACCEPTED}). Left "
-            f"out: {told}. {WAYS}"
-        )
+        raise ValueError(f"{where}: {lack}")
     roots: dict[str, Path] = {}
-    for dataset, table in tables.items():
+    for dataset, table in tables.items() if len(tables) > 1 else ():
         for name in table["dataset"].unique():
             first, again = roots.setdefault(name, dataset.root), dataset.root
             if first != again:

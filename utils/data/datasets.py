@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from utils.data.layouts import (
+    ACCEPTED,
     CROP_TABLES,
     LAYOUTS,
     WAYS,
@@ -22,6 +23,7 @@ from utils.data.layouts import (
     read_splits,
 )
 from utils.faces.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from utils.report.words import escaped
 from utils.run.artifacts import CLASSES
 from utils.run.machine import input_roots, inside
 
@@ -156,28 +158,25 @@ def list_media(
     splits = read_splits(words, train_alone=dataset.layout == "faceforensics")
     told = []
     for video, split in zip(read, splits, strict=True):
-        video = video._replace(label=read_label(video.label), word=video.label, split=split)
+        facts = {"label": read_label(video.label), "word": video.label, "split": split}
+        video = video._replace(group=video.group or name_group(dataset.name), **facts)
         reason = _unusable(dataset, video, present=video.path in media)
-        told.append(video._replace(reason=reason, group=video.group or name_group(dataset.name)))
+        told.append(video._replace(reason=reason) if reason else video)
     return told, media
 
 
 def _unusable(dataset: Dataset, video: Video, *, present: bool) -> str:
     """Say why a video cannot be used, "" if it can."""
-    path = Path(video.path)
-    if video.reason:
+    if video.reason or (present and video.label in CLASSES):
         return video.reason
+    path = Path(video.path)
     if ".." in path.parts or path.is_absolute():
         return "name leads out of the data set"
-    if dataset.layout == "dfdc" and "/" in video.path:
-        return "name is not a plain file name"
     if present and not video.word:
         table = "metadata.json" if dataset.layout == "dfdc" else "the table of labels"
         return f"not listed in {table}"
     if video.label not in CLASSES:
         return f"unknown label {video.word!r}"
-    if present:
-        return ""
     outside = (dataset.root / path).exists() and not inside(dataset.root / path, dataset.root)
     return LINK if outside else "listed but absent"
 
@@ -225,11 +224,8 @@ def describe_videos(videos: pd.DataFrame) -> str:
     """Markdown on a table of `index_videos`: how many can be used, and what 01 will ask for."""
     usable = videos[videos["reason"] == ""]
     lines = [f"**{len(usable):,} of {len(videos):,} videos can be used.**", *words_read(usable)]
-    if missing := [label for label in CLASSES if label not in set(usable["label"])]:
-        lines.append(
-            f"**None of them is {' or '.join(missing)}:** their faces can be cut, but "
-            f"`01_explore_data` will need both classes. {WAYS}"
-        )
+    if lack := lacking(usable["label"], videos.loc[videos["reason"] != "", "reason"]):
+        lines.append(f"Faces can be cut, but `01_explore_data` will stop: **{escaped(lack)}**")
     return "\n\n".join(lines)
 
 
@@ -241,3 +237,15 @@ def words_read(videos: pd.DataFrame) -> list[str]:
         for word, n in words.items()
         if word[:1].isdigit()
     ]
+
+
+def lacking(labels: pd.Series, reasons: pd.Series) -> str:
+    """What classes are missing, what was left out for which reasons, and a way out; "" if none."""
+    missing = sorted({*CLASSES} - {*labels.unique()})
+    told = "; ".join(f"{n:,} {reason}" for reason, n in reasons.value_counts().items())
+    if not missing:
+        return ""
+    return (
+        f"nothing is labelled {' or '.join(missing)}, and both classes are needed (labels "
+        f"{ACCEPTED}). Left out: {told or 'nothing'}. {WAYS}"
+    )

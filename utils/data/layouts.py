@@ -186,7 +186,7 @@ def list_frames(names: Iterable[str], video: str) -> tuple[list[tuple[int, int, 
     if 0 in faces:
         faces = [face + 1 for face in faces]
     found = sorted(zip(frames, faces, names))
-    if len({*parsed}) < len(found):
+    if len({*frames}) < len(found) and len({*parsed}) < len(found):
         twice = {b[2] for a, b in pairwise(found) if a[:2] == b[:2]}
         others += twice
         found = [one for one in found if one[2] not in twice]
@@ -365,9 +365,10 @@ def read_dfdc(dataset: Dataset, paths: list[str]) -> Iterator[Video]:
         facts = metadata.get(filename, {})
         word, original = str(facts.get("label", "")), str(facts.get("original") or "")
         method = "original" if read_label(word) == "REAL" else "unknown"
-        path = there.get(stem(filename), filename) if is_plain_name(filename) else filename
+        path = there.get(stem(filename), filename)
         told = (filename, word, original, str(facts.get("method") or method))
-        yield Video(path, dataset.name, Path(filename).stem, *told)
+        reason = "" if is_plain_name(filename) else "name is not a plain file name"
+        yield Video(path, dataset.name, Path(filename).stem, *told, reason=reason)
 
 
 # trees ------------------------------------------------------------------------------------------
@@ -521,10 +522,14 @@ def _deep(depth: int) -> Callable[[Dataset, Mapping[str, list[str]]], set[str]]:
     return lambda _, folders: {f for f in folders if _telling(f.split("/")[depth:])}
 
 
+def _at_the_top(_: Dataset, folders: Mapping[str, list[str]]) -> set[str]:
+    return {folder for folder in folders if folder and "/" not in folder}
+
+
 LAYOUTS = {
-    "faces": Layout(read_crop_table, lambda _, folders: {f for f in folders if f and "/" not in f}),
+    "faces": Layout(read_crop_table, _at_the_top),
     "deepfake_faces": Layout(read_crop_table, lambda *_: set()),
-    "dfdc": Layout(read_dfdc, lambda _, folders: {f for f in folders if f and "/" not in f}),
+    "dfdc": Layout(read_dfdc, _at_the_top),
     "faceforensics": Layout(read_faceforensics, _deep(3)),
     "celebdf": Layout(read_celebdf, _deep(1)),
     "labelled": Layout(read_labelled, _listed_folders),

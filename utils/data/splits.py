@@ -6,6 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -79,19 +80,15 @@ def _split_by(crops: pd.DataFrame, way: str, seed: int, *, asked: bool) -> pd.Se
     ids = crops[way].str.split("+") if way == "person" else crops[way].map(lambda name: [name])
     # A group is a data set of its own: dealt by data set, all of them would go to train.
     plain = crops.assign(official="", dataset=crops["dataset"] if way == "person" else "")
-    split = None
     # All who are seen; else, of people, those whose video it is.
-    for depth in (None, 1) if way == "person" else (None,):
-        units = _joined(crops["source"], ids.str[:depth], way)
-        try:
-            split = split_by_source(plain.assign(source=units), seed=seed)
-        except ValueError:
-            if asked and depth == (1 if way == "person" else None):
-                raise
-            continue
-        if _within_bands(crops.assign(split=split)):
-            return split
-    return split if asked else None
+    tries = [ids, ids.str[:1]] if way == "person" else [ids]
+    for members in tries:
+        plain["source"] = _joined(crops["source"], members, way)
+        with suppress(ValueError):
+            split = split_by_source(plain, seed=seed)
+            if _within_bands(crops.assign(split=split)):
+                return split
+    return split_by_source(plain, seed=seed) if asked else None
 
 
 def _joined(source: pd.Series, ids: pd.Series, kind: str) -> pd.Series:
