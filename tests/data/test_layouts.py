@@ -356,6 +356,16 @@ def test_celebdf_links_fakes_and_reads_its_list_where_1_means_real(tmp_path):
     assert videos["id0_id1_0000"]["method"] == "Celeb-synthesis"
 
 
+def test_celebdf_with_a_list_in_another_encoding_is_not_split_without_it(tmp_path):
+    touch(tmp_path, "Celeb-real/id0_0000.mp4")
+    listing = tmp_path / "List_of_testing_videos.txt"
+    listing.write_text("1 Celeb-real/id0_0000.mp4\n", encoding="utf-8-sig")
+    assert set(index_videos(tmp_path)["split"]) == {"test"}
+    listing.write_text("1 Celeb-real/id0_0000.mp4\n", encoding="utf-16")
+    with pytest.raises(ValueError, match=r"List_of_testing_videos\.txt is not UTF-8"):
+        index_videos(tmp_path)
+
+
 def test_celebdf_without_its_list_has_no_official_split(tmp_path):
     touch(tmp_path, "Celeb-real/id0_0000.mp4", "Celeb-synthesis/id0_id1_0000.mp4")
     assert set(index_videos(tmp_path)["split"]) == {""}

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from utils.data.crops import STATISTICS, UNITS, VIDEO, read_crops
 from utils.data.datasets import words_read
-from utils.data.splits import check_splits, split_crops
+from utils.data.splits import check_splits, members, split_crops
 from utils.report.words import escaped, how_far_apart
 from utils.run.artifacts import ARTIFACTS, CLASSES, SPLITS, bring, write_json, write_table
 from utils.stats.metrics import bootstrap, y_true_of
@@ -108,7 +108,7 @@ def count_known(index: pd.DataFrame) -> dict[str, Any]:
     counts = {"known_by": by, "test_videos": len(test), "test_videos_known": 0}
     if not by:
         return counts | {"test_videos_unknown": len(test)}
-    ids = videos[by].str.split("+").map(set)
+    ids = members(videos, by).map(set)
     trained = set().union(*ids[videos["split"] == "train"]) - {""}
     shown = ids[test.index]
     counts["test_videos_known"] = int(shown.map(lambda names: bool(names & trained)).sum())
@@ -253,9 +253,10 @@ def leakage_ladder(
     video, source = (rows.groupby(by).ngroup().to_numpy() for by in (VIDEO, "source"))
     ladder, rungs = [], {"frame": np.arange(len(rows)), "video": video, "source": source}
     for name in ("person", "group"):
-        ids = rows.get(name, pd.Series("", rows.index)).str.split("+").str[0]
-        if ids[ids != ""].nunique() > 3 and len(rungs) == 3:
-            rungs[name] = ids.where(ids != "", rows["source"]).to_numpy()
+        if name in rows and len(rungs) == 3:
+            ids = members(rows, name).str[0]
+            if ids[ids != ""].nunique() > 3:
+                rungs[name] = ids.where(ids != "", rows["source"]).to_numpy()
     for name, groups in rungs.items():
         aucs = []
         splitter = GroupShuffleSplit(REPEATS, test_size=0.3, random_state=seed)

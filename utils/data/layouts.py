@@ -415,7 +415,10 @@ def read_faceforensics(dataset: Dataset, paths: list[str]) -> Iterator[Video]:
 def read_celebdf(dataset: Dataset, paths: list[str]) -> Iterator[Video]:
     """`Celeb-synthesis/[<kind>/<method>/]id0_id1_0000` was made of `Celeb-real/id0_0000`."""
     listing = dataset.root / "List_of_testing_videos.txt"
-    lines = listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else []
+    try:
+        lines = listing.read_text("utf-8-sig").splitlines() if listing.is_file() else []
+    except UnicodeDecodeError as error:  # not to be passed over: the official split stands in it
+        raise ValueError(f"{listing} is not UTF-8 text ({error}); save it as such") from error
     tested = {stem(line.split()[-1]).lower() for line in lines if line.strip()}
     labels = {"celeb-real": "REAL", "youtube-real": "REAL", "celeb-synthesis": "FAKE"}
     for path in paths:

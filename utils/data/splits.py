@@ -77,18 +77,27 @@ def _split_by(crops: pd.DataFrame, way: str, seed: int, *, asked: bool) -> pd.Se
     """The split by one way; None where "auto" should go on to the next."""
     if way in ("official", "source"):
         return split_by_source(crops, seed=seed)
-    ids = crops[way].str.split("+") if way == "person" else crops[way].map(lambda name: [name])
+    ids = members(crops, way)
     # A group is a data set of its own: dealt by data set, all of them would go to train.
     plain = crops.assign(official="", dataset=crops["dataset"] if way == "person" else "")
     # All who are seen; else, of people, those whose video it is.
     tries = [ids, ids.str[:1]] if way == "person" else [ids]
-    for members in tries:
-        plain["source"] = _joined(crops["source"], members, way)
+    for seen in tries:
+        plain["source"] = _joined(crops["source"], seen, way)
         with suppress(ValueError):
             split = split_by_source(plain, seed=seed)
             if _within_bands(crops.assign(split=split)):
                 return split
     return split_by_source(plain, seed=seed) if asked else None
+
+
+def members(table: pd.DataFrame, by: str) -> pd.Series:
+    """All who are seen in a row, the one whose video it is first; or its one group. [""]: unknown.
+
+    `by` is "person" or "group"; the table has such a column.
+    """
+    names = table[by].fillna("")
+    return names.str.split("+") if by == "person" else names.map(lambda name: [name])
 
 
 def _joined(source: pd.Series, ids: pd.Series, kind: str) -> pd.Series:
@@ -266,7 +275,7 @@ def drawn_by(table: pd.DataFrame, audit: Mapping[str, Any]) -> pd.Series:
     """
     if audit.get("split_by") != "person" or "person" not in table:
         return table["source"]
-    first = table["person"].fillna("").str.split("+").str[0]
+    first = members(table, "person").str[0]
     return first.where(first != "", table["source"])
 
 
