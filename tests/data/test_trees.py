@@ -459,7 +459,8 @@ def audit_of(**changes):
         ),
         (
             {"known_by": "group", "test_videos_known": 5, "test_videos_unknown": 2},
-            "5 of 9 test videos are of a group that was trained on; of 2 that is not known.",
+            "5 of 9 test videos are of a group, such as DFDC's part, that was trained on; of 2 "
+            "that is not known; whether test videos show people who were trained on is not known.",
         ),
         ({"datasets": [{"loose_images": 62}]}, "62 images say nothing of which belong together"),
     ],

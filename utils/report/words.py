@@ -414,18 +414,21 @@ def how_far_apart(audit: Mapping[str, Any]) -> str:
     ways = {
         "official": "The official split was kept",
         "person": "The split is by person",
-        "group": "The split is by group",
+        "group": "The split is by group, such as DFDC's part",
         "source": "The split is by source, so no scene is on two sides",
     }
     known, unknown, n = (audit[f"test_videos{name}"] for name in ("_known", "_unknown", ""))
-    shown = {"person": "show a person who was", "group": "are of a group that was"}
+    shown = {
+        "person": "show a person who was trained on",
+        "group": "are of a group, such as DFDC's part, that was trained on",
+    }
     parts = [ways[audit["split_by"]]]
     if by := audit["known_by"]:
-        parts.append(f"{known:,} of {n:,} test videos {shown[by]} trained on")
-    if unknown == n:
+        parts.append(f"{known:,} of {n:,} test videos {shown[by]}")
+        if unknown:
+            parts.append(f"of {unknown:,} that is not known")
+    if by != "person":
         parts.append("whether test videos show people who were trained on is not known")
-    elif unknown:
-        parts.append(f"of {unknown:,} that is not known")
     text = "; ".join(parts) + "."
     if loose := sum(row.get("loose_images", 0) for row in audit["datasets"]):
         text += (
