@@ -105,11 +105,19 @@ def test_feature_is_scaled_within_each_class():
     assert legend(ax) == ["REAL (n = 2, median 1)", "FAKE (n = 4, median 2)"]
 
 
+def test_crops_of_one_width_have_no_half_pixels_below():
+    table = pd.DataFrame({"width": [160] * 4, "label": ["REAL", "FAKE"] * 2})
+    ax = figures.plot_feature_by_class(table, "width")
+    low, high = ax.get_xlim()
+    assert [tick for tick in ax.get_xticks() if low <= tick <= high] == [160]
+
+
 def test_split_counts_videos_and_names_sources(index):
     ax = figures.plot_split(index)
     assert [bar.get_height() for bar in ax.patches] == [1, 0, 1, 1]
     names = [label.get_text() for label in ax.get_xticklabels()]
     assert names == ["train\n1 sources", "test\n1 sources"]
+    assert ax.get_title(loc="left") == "The split: 3 videos, 2 sources"  # by whatever it was made
 
 
 def test_missing_column_is_named(index):

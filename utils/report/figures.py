@@ -257,6 +257,8 @@ def plot_feature_by_class(
     ax.set(xlabel=label or column, ylabel="Share of the class")
     ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
     ax.set_ylim(bottom=0)
+    if pd.api.types.is_integer_dtype(known[column]):  # no half pixel where all have one width
+        ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
     ax.grid(axis="x", visible=False)
     # Below: a distribution may reach any corner of the axes.
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=1)
@@ -282,7 +284,7 @@ def plot_split(index: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.margins(y=0.12)
     ax.grid(axis="x", visible=False)
     legend_above(ax)
-    ax.set_title(f"Split by source: {len(videos):,} videos, {int(sources.sum()):,} sources")
+    ax.set_title(f"The split: {len(videos):,} videos, {int(sources.sum()):,} sources")
     return ax
 
 
