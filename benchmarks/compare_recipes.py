@@ -1,258 +1,318 @@
-"""Strong against reference, and strong with one ingredient less or more, at equal compute.
+"""Which recipe is best, from given weights and at equal compute: a screening, finals, one test.
 
-    make run DATA=path/to/crops OUTPUT=out TO=02_augment
-    python -m benchmarks.compare_recipes out --data path/to/crops --epochs 20 --seeds 3
+    make run DATA=path/to/deepfake_faces OUTPUT=out TO=01_explore_data
+    python -m benchmarks.compare_recipes screen out --data path/to/deepfake_faces --weights FILE
+    python -m benchmarks.compare_recipes finals out ...    # the last four, three seeds
+    python -m benchmarks.compare_recipes test out ...      # opens the test split
 
-Every variant trains as many steps on as many crops from the same start, keeps its best epoch by val
-loss, and scores val and test once, as they are and degraded (DEGRADED). Ingredients are chosen by
-what val says; test tells what the choice is worth. A variant's score of a video is the mean logit
-over its crops and over the seeds; two variants are compared on the same resamples of sources. What
-was measured goes to OUTPUT/recipes.csv, all scores to OUTPUT/recipes_scores.csv.
+The protocol, fixed before the first run. DFDC's parts 7 to 29 train, 30 to 34 are val, 35 to 39
+test. Every run sees as many crops, two epochs of the reference recipe over 8,000 crops of whole
+sources, from the same weights, and keeps its epoch of lowest val loss. Choices are made on val
+alone, by AUC by crop under three kinds of conditions: clean, degraded, and cut in another way.
+
+"screen" is a Plackett-Burman design: twelve runs for eleven ingredients, each of which six runs
+have and six do not, so that an effect is a difference of two means of six runs, and not of two
+runs, which differ by their seed alone almost as much. What OUTPUT/runs/ holds is not run again.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from itertools import product
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from scipy.linalg import circulant
 from sklearn.metrics import roc_auc_score
 from timm.data import resolve_model_data_config
-from tqdm.auto import tqdm
 
-from utils.data.crops import crop_paths, spread_frames
+from utils.data.crops import crop_paths
 from utils.evaluation.robustness import corrupt
 from utils.faces.media import load_crop
 from utils.model.network import build_model
 from utils.model.scoring import Scorer, normalise
-from utils.run import artifacts, machine
-from utils.run.jobs import run_jobs
-from utils.run.machine import default_workers
-from utils.stats.metrics import paired_bootstrap
+from utils.run import machine
+from utils.run.artifacts import read_table, write_table
+from utils.run.jobs import map_threads
+from utils.stats.metrics import paired_bootstrap, y_true_of
 from utils.training.augmentation import POLICIES, Policy
 from utils.training.batches import BatchPlan, CropSet, resized
 from utils.training.fitting import fit, open_crops
 from utils.training.recipes import RECIPES, TrainConfig
 
 Variant = tuple[TrainConfig, Policy]
-REFERENCE: Variant = (RECIPES["reference"], POLICIES["reference"])
-STRONG: Variant = (RECIPES["strong"], POLICIES["reference"])
+PARTS = {"train": range(7, 30), "val": range(30, 35), "test": range(35, 40)}
 #: Corruptions of `utils.evaluation.robustness`, each crop once by each.
 DEGRADED = (("jpeg", 50), ("blur", 2), ("downscale", 0.25), ("noise", 10))
-FRAMES = 16
-#: Crops that are scored at once.
+#: What another crop recipe does: detail is gone, a face is squeezed, it fills more or less.
+RECUT = ("quarter", "squeezed", "tighter", "wider")
+CONDITIONS = {"clean": ("clean",), "degraded": tuple(n for n, _ in DEGRADED), "recut": RECUT}
 BATCH = 256
-KEYS = ["split", "condition", "dataset", "video", "source", "label"]
+
+ROBUST = POLICIES["robust"]
+#: Ingredient to what it sets where it is there, in a recipe or in a policy; without any of them a
+#: run is Adam at a constant 0.0003 with the policy "reference".
+INGREDIENTS: dict[str, dict[str, Any]] = {
+    "learning rate 0.001": {"learning_rate": 1e-3},
+    "warm-up and cosine": {"schedule": "cosine", "warm_up": 0.1},
+    "weight decay and clipping": {"optimizer": "adamw", "weight_decay": 0.05, "clip_norm": 1.0},
+    "averaged weights": {"ema": 0.999},
+    "label smoothing": {"label_smoothing": 0.05},
+    "pairs and balance": {"pairs": True, "balanced": True},
+    "colour": {"colour": ROBUST.colour},
+    "JPEG": {"jpeg": ROBUST.jpeg},
+    "blur, noise, scale": {k: getattr(ROBUST, k) for k in ("blur", "noise", "downscale")},
+    "cut-out": {"cutout": ROBUST.cutout},
+    "self-blending": {"self_blend": ROBUST.self_blend},
+}
+BASE: Variant = (TrainConfig(learning_rate=3e-4), POLICIES["reference"])
+#: A row a run, a column an ingredient; the last run has none.
+DESIGN = np.vstack([circulant([1, 1, 0, 1, 1, 1, 0, 0, 0, 1, 0]).T, np.zeros(11, int)])
 
 
-def strong(what: str, *also: str, **recipe: Any) -> tuple[str, Variant]:
-    """Strong with other settings of the recipe, or also with ingredients of the policy "robust"."""
-    taken = {key: getattr(POLICIES["robust"], key) for key in also}
-    return f"strong, {what}", (replace(STRONG[0], **recipe), replace(STRONG[1], **taken))
+def variant(base: Variant, *names: str, **changes: Any) -> Variant:
+    """`base` with so many INGREDIENTS and other changes."""
+    for name in names:
+        changes = INGREDIENTS[name] | changes
+    config, policy = ({k: v for k, v in changes.items() if hasattr(part, k)} for part in base)
+    return replace(base[0], **config), replace(base[1], **policy)
 
 
-ABLATIONS = dict(
-    [
-        strong("no AdamW", optimizer="adam", weight_decay=0.0),
-        strong("no EMA", ema=0.0),
-        strong("no clipping", clip_norm=0.0),
-        strong("no pairs", pairs=False),
-        strong("no pairs, no balance", pairs=False, balanced=False),
-        strong("and label smoothing", label_smoothing=0.05),
-        strong("and warm-up and cosine", schedule="cosine", warm_up=0.05),
-        strong("and colour", "colour"),
-        strong("and blur, noise, scale", "blur", "noise", "downscale"),
-        strong("and JPEG", "jpeg"),
-        strong("and cutout", "cutout"),
-        strong("and self-blending", "self_blend"),
-    ]
-)
+def screening() -> dict[str, Variant]:
+    runs = {}
+    for number, row in enumerate(DESIGN):
+        names = [name for name, there in zip(INGREDIENTS, row) if there]
+        runs[f"screen-{number:02}"] = variant(BASE, *names)
+    return runs
 
 
-@dataclass(frozen=True)
-class Study:
-    """What all runs share; it travels to the processes that train.
-
-    Attributes:
-        args: of the command line.
-        train, val: decoded crops.
-        pixels: file of the crops that are scored, uint8, shape (n, side, side, 3).
-    """
-
-    args: argparse.Namespace
-    train: CropSet
-    val: CropSet
-    pixels: Path
+STRONG: Variant = (RECIPES["strong"], POLICIES["reference"])
+FINALS: dict[str, Variant] = {
+    "strong": STRONG,
+    "reference": (RECIPES["reference"], POLICIES["reference"]),
+}
 
 
-def scored_rows(output: Path) -> pd.DataFrame:
-    """What is scored: the crops of val and of test, as they are and degraded."""
-    index = artifacts.read_table(output, "index.csv")
-    parts = [
-        spread_frames(index[index["split"] == split], FRAMES).assign(condition=condition)
-        for split in ("val", "test")
-        for condition in ("clean", *(name for name, _ in DEGRADED))
-    ]
-    return pd.concat(parts, ignore_index=True)
+def split_by_part(index: pd.DataFrame) -> pd.DataFrame:
+    """An index whose split is PARTS; its groups are called "part_7"."""
+    parts = index["group"].str.extract(r"(\d+)$")[0].astype(int)
+    split = {part: name for name, numbers in PARTS.items() for part in numbers}
+    return index.assign(split=parts.map(split)).dropna(subset="split")
+
+
+def draw_sources(rows: pd.DataFrame, crops: int, seed: int = 0) -> pd.DataFrame:
+    """Whole sources in random order, as many as have about so many crops."""
+    sizes = rows.groupby("source").size().sample(frac=1, random_state=seed)
+    return rows[rows["source"].isin(sizes.index[sizes.cumsum() <= crops])]
+
+
+def changed(crop: np.ndarray, condition: str, seed: int) -> np.ndarray:
+    """A crop (H, W, 3), uint8, under a condition."""
+    height, width = crop.shape[:2]
+    y, x = round(0.13 * height), round(0.13 * width)
+    if condition == "squeezed":  # an upright box of three quarters, made square
+        return crop[:, x : width - x]
+    if condition == "tighter":  # 15% less side
+        y, x = round(0.075 * height), round(0.075 * width)
+        return crop[y : height - y, x : width - x]
+    if condition == "wider":  # 15% more of it; what lies around a crop is not known
+        y, x = round(0.075 * height), round(0.075 * width)
+        return cv2.copyMakeBorder(crop, y, y, x, x, cv2.BORDER_REFLECT_101)
+    strengths = dict(DEGRADED) | {"quarter": 0.25}
+    if condition in strengths:
+        name = "downscale" if condition == "quarter" else condition
+        [crop] = corrupt([crop], name, strengths[condition], seed=seed)
+    return crop
 
 
 def draw_pixels(rows: pd.DataFrame, data: str, side: int, file: Path) -> None:
-    """Decode, degrade and resize what is scored, once for all runs."""
-    np.lib.format.open_memmap(file, "w+", np.uint8, (len(rows), side, side, 3)).flush()
-    work = list(enumerate(zip(crop_paths(rows, data), rows["condition"])))
-    parts = [work[i : i + BATCH] for i in range(0, len(work), BATCH)]
-    list(tqdm(run_jobs(partial(_draw, file), parts), "degrade", len(parts)))
+    """Decode, change and resize what is scored, once: (conditions, n, side, side, 3) uint8."""
+    names = [name for kind in CONDITIONS.values() for name in kind]
+    paths = crop_paths(rows, data)
+    shape = (len(names), len(paths), side, side, 3)
+    if file.exists() and np.load(file, mmap_mode="r").shape == shape:
+        return
+    pixels = np.lib.format.open_memmap(file, "w+", np.uint8, shape)
+
+    def draw(i: int) -> None:
+        crop = np.asarray(load_crop(paths[i]))
+        for place, name in enumerate(names):
+            pixels[place, i] = resized(Image.fromarray(changed(crop, name, seed=i)), side)
+
+    list(map_threads(draw, range(len(paths)), desc="change", unit="crop"))
 
 
-def _draw(file: Path, part: list[tuple[int, tuple[str, str]]]) -> None:
-    pixels, severities = np.load(file, mmap_mode="r+"), dict(DEGRADED)
-    for i, (path, condition) in part:
-        crop = load_crop(path)
-        if condition in severities:
-            [spoilt] = corrupt([np.asarray(crop)], condition, severities[condition], seed=i)
-            crop = Image.fromarray(spoilt)
-        pixels[i] = resized(crop, pixels.shape[1])
+def score_pixels(model: torch.nn.Module, file: Path) -> dict[str, np.ndarray]:
+    """The logit of FAKE of each crop, shape (n,), under each condition."""
+    facts, device = resolve_model_data_config(model), machine.get_device()
+    scorer, found = Scorer(model, device=device), {}
+    names = [name for kind in CONDITIONS.values() for name in kind]
+    for name, pixels in zip(names, np.load(file, mmap_mode="r")):
+        batches = (torch.tensor(pixels[i : i + BATCH]) for i in range(0, len(pixels), BATCH))
+        images = (normalise(batch, facts["mean"], facts["std"], device) for batch in batches)
+        found[name] = scorer.score_batches(images, progress=False)
+    return found
 
 
-def epochs_of(variant: Variant, train: CropSet, crops: int) -> int:
-    """Epochs that show about as many crops; pairs and balance make short ones."""
-    config, _ = variant
-    return max(1, round(crops / sum(BatchPlan(train.table, config).sizes)))
-
-
-def train_and_score(study: Study, run: tuple[str, Variant, int]) -> tuple[str, int, np.ndarray]:
-    """One run: its name, its epochs, and the logit of FAKE of each scored crop, shape (n,)."""
-    args, (name, (config, policy), seed) = study.args, run
-    epochs = epochs_of((config, policy), study.train, args.epochs * epoch_size(study.train))
+def run_one(
+    name: str,
+    chosen: Variant,
+    seed: int,
+    train: CropSet,
+    val: CropSet,
+    rows: pd.DataFrame,
+    args: argparse.Namespace,
+) -> None:
+    """Train one run and score val, or leave what an earlier call did."""
+    folder = args.output / "runs" / f"{name}-{seed}"
+    if (folder / "val.csv").is_file():
+        return
+    config, policy = chosen
+    plan = BatchPlan(train.table, replace(config, batch_size=args.batch_size))
+    epochs = max(1, round(args.epochs * len(train) / sum(plan.sizes)))
     config = replace(config, epochs=epochs, batch_size=args.batch_size, seed=seed)
     machine.seed_everything(seed)
-    model = build_model(args.model, image_size=args.image_size, pretrained=args.pretrained)
+    model = build_model(args.model, image_size=args.image_size, weights=args.weights)
     device = machine.get_device()
-    with tempfile.TemporaryDirectory() as folder:
-        trained, _ = fit(
-            model, study.train, study.val, config, policy=policy, output=folder, device=device,
-            num_workers=args.workers if args.processes == 1 else 0,
-            progress=sys.stderr.isatty() and args.processes == 1,
-        )  # fmt: skip
-    facts = resolve_model_data_config(trained)
-    pixels = np.load(study.pixels, mmap_mode="r")
-    batches = (torch.tensor(pixels[i : i + BATCH]) for i in range(0, len(pixels), BATCH))
-    images = (normalise(batch, facts["mean"], facts["std"], device) for batch in batches)
-    logits = Scorer(trained, device=device).score_batches(images, progress=False)
-    return f"{name}, seed {seed}", epochs, logits
+    trained, history = fit(
+        model, train, val, config, policy=policy, output=folder, device=device, resume=True,
+        progress=sys.stderr.isatty(),
+    )  # fmt: skip
+    torch.save(trained.state_dict(), folder / "weights.pt")
+    scores = pd.DataFrame(score_pixels(trained, args.output / "runs" / "val.npy")).round(4)
+    scores.to_csv(folder / "val.csv", index=False)
+    for file in (folder / "checkpoint").glob("*.pt"):
+        file.unlink()
+    minutes = history["elapsed_s"].iloc[-1] / 60
+    aucs = by_kind(rows, scores)
+    text = ", ".join(f"{kind} {auc:.3f}" for kind, auc in aucs.items())
+    print(f"{name}, seed {seed}: {epochs} epochs, {minutes:.1f} min; val AUC {text}", flush=True)
 
 
-def epoch_size(train: CropSet) -> int:
-    """Crops of an epoch of the reference recipe."""
-    counts = np.bincount(train.table.video)
-    return int(np.minimum(counts, REFERENCE[0].frames_per_video).sum())
+def by_kind(rows: pd.DataFrame, scores: pd.DataFrame) -> dict[str, float]:
+    """AUC by crop under each kind of conditions, over all crops under all of them, and the mean."""
+    aucs = {kind: float(roc_auc_score(*pooled(rows, scores, kind)[:2])) for kind in CONDITIONS}
+    return aucs | {"mean": float(np.mean(list(aucs.values())))}
 
 
-def compare(scores: pd.DataFrame, names: Sequence[str], seeds: int) -> pd.DataFrame:
-    """One row a variant: AUC by video on val and test, clean and degraded, and strong's lead.
+def pooled(
+    rows: pd.DataFrame, scores: pd.DataFrame, kind: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, scores and sources of the crops, under each condition of a kind in turn."""
+    names = list(CONDITIONS[kind])
+    y_true, sources = y_true_of(rows), rows["source"].to_numpy()
+    score = torch.sigmoid(torch.tensor(scores[names].to_numpy().T.ravel())).numpy()
+    return np.tile(y_true, len(names)), score, np.tile(sources, len(names))
 
-    Args:
-        scores: KEYS and the logits of every run, "<variant>, seed <n>".
-        names: of the variants.
-        seeds: of each.
+
+def effects(output: Path, rows: pd.DataFrame) -> pd.DataFrame:
+    """What each ingredient adds to the AUC: mean of six runs with it less that of the others."""
+    runs = [f"{name}-{seed}" for seed, name in enumerate(screening())]
+    aucs = pd.DataFrame([by_kind(rows, read_scores(output, run, "val")) for run in runs])
+    effect = (2 * DESIGN - 1).T @ aucs.to_numpy() / 6
+    return pd.DataFrame(effect, list(INGREDIENTS), aucs.columns).round(3)
+
+
+def read_scores(output: Path, run: str, split: str) -> pd.DataFrame:
+    """Logits of a run, a row a crop and a column a condition."""
+    return pd.read_csv(output / "runs" / run / f"{split}.csv")
+
+
+def compare(output: Path, rows: pd.DataFrame, split: str, seeds: int) -> pd.DataFrame:
+    """A row a finalist: AUC by kind, median and range over the seeds, and what the first leads by.
+
+    A lead is that of the mean logit over the seeds, on the same resamples of sources.
     """
-    table = []
-    for name in names:
-        row: dict[str, str] = {"variant": name}
-        columns = [f"{name}, seed {seed}" for seed in range(seeds)]
-        for split, degraded in product(("val", "test"), (False, True)):
-            part = scores[
-                (scores["split"] == split) & ((scores["condition"] != "clean") == degraded)
-            ]
-            where = f"{split}, {'degraded' if degraded else 'clean'}"
-            videos = [by_video(part, [column]) for column in columns]
-            row[where] = by_seeds([roc_auc_score(v["y_true"], v["logit"]) for v in videos])
-            if name == names[0]:
-                continue
-            ours, theirs = (
-                by_video(part, [f"{n}, seed {seed}" for seed in range(seeds)])
-                for n in (names[0], name)
-            )
-            lead = paired_bootstrap(
-                ours["y_true"], sigmoid(ours["logit"]), sigmoid(theirs["logit"]),
-                groups=ours["source"], threshold=0.5,
-            )["roc_auc"]  # fmt: skip
-            lead_text = "{value:+.3f} ({low:+.3f} to {high:+.3f})".format(**lead)
-            row[f"{names[0]} leads on {where}"] = lead_text
+    table, first = [], next(iter(FINALS))
+    means = {}
+    for name in FINALS:
+        runs = [read_scores(output, f"{name}-{seed}", split) for seed in range(seeds)]
+        means[name] = sum(runs) / seeds
+        aucs = pd.DataFrame([by_kind(rows, run) for run in runs])
+        row = {"recipe": name}
+        for kind in CONDITIONS:
+            values = aucs[kind]
+            row[kind] = f"{values.median():.3f} ({values.min():.3f} to {values.max():.3f})"
+            if name != first:
+                row[f"{first} leads, {kind}"] = lead(rows, means[first], means[name], kind)
         table.append(row)
     return pd.DataFrame(table)
 
 
-def by_video(scores: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """A row a video and condition: `y_true`, `source`, mean `logit` of its crops and `columns`."""
-    logit = scores[columns].mean(axis=1)
-    table = scores.assign(logit=logit, y_true=(scores["label"] == "FAKE").astype(int))
-    groups = table.groupby(["condition", "dataset", "video"], as_index=False)
-    return groups.agg(
-        y_true=("y_true", "first"), source=("source", "first"), logit=("logit", "mean")
-    )
-
-
-def by_seeds(aucs: list[float]) -> str:
-    """Median and range."""
-    return f"{np.median(aucs):.3f} ({min(aucs):.3f} to {max(aucs):.3f})"
-
-
-def sigmoid(logits: pd.Series) -> np.ndarray:
-    return torch.sigmoid(torch.tensor(logits.to_numpy())).numpy()
+def lead(rows: pd.DataFrame, ours: pd.DataFrame, theirs: pd.DataFrame, kind: str) -> str:
+    """By how much AUC one of two leads, with the 95% interval of a paired bootstrap by source."""
+    y_true, score, sources = pooled(rows, ours, kind)
+    other = pooled(rows, theirs, kind)[1]
+    found = paired_bootstrap(y_true, score, other, groups=sources, threshold=0.5)["roc_auc"]
+    return "{value:+.3f} ({low:+.3f} to {high:+.3f})".format(**found)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare_recipes")
-    parser.add_argument("output", type=Path, help="folder with the index.csv of 01")
+    parser.add_argument("stage", choices=["screen", "finals", "test"])
+    parser.add_argument("output", type=Path, help="folder with an index.csv that knows the parts")
     parser.add_argument("--data", default="", help="the crops, as DATA of 01")
-    parser.add_argument("--model", default="tf_efficientnetv2_s.in1k")
-    parser.add_argument("--pretrained", action="store_true")
-    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--model", default="tf_efficientnet_lite0")
+    parser.add_argument("--weights", default="", help="as WEIGHTS of 03")
+    parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=35)
-    parser.add_argument("--epochs", type=float, default=20, help="of the reference recipe")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=default_workers(machine.get_device()))
-    parser.add_argument("--processes", type=int, default=1, help="runs at a time, without WORKERS")
-    parser.add_argument(
-        "--ablate", action="store_true", help="also with one ingredient less or more"
-    )
-    parser.add_argument("--only", nargs="*", help="some variants beside strong, by name")
+    parser.add_argument("--crops", type=int, default=8_000, help="to train on")
+    parser.add_argument("--scored", type=int, default=2_500, help="crops of val")
+    parser.add_argument("--epochs", type=float, default=2, help="of the reference recipe")
+    parser.add_argument("--seeds", type=int, default=3, help="of a finalist")
     args = parser.parse_args()
-    variants = {"strong": STRONG, "reference": REFERENCE, **ABLATIONS}
-    if args.only or not args.ablate:
-        variants = {name: variants[name] for name in ("strong", *(args.only or ["reference"]))}
-    frames = {"frames_stored": 64, "frames_per_video": FRAMES}
-    _, train, val = open_crops(args.output, args.data, image_size=args.image_size, **frames)
-    rows = scored_rows(args.output)
-    study = Study(args, train, val, args.output / "scored.npy")
-    draw_pixels(rows, args.data, args.image_size, study.pixels)
-    scores = rows[KEYS].copy()
-    runs = [(n, variant, seed) for seed in range(args.seeds) for n, variant in variants.items()]
-    began = time.monotonic()
-    for name, epochs, logits in run_jobs(
-        partial(train_and_score, study), runs, workers=args.processes
-    ):
-        scores[name] = logits.round(4)
-        scores.to_csv(args.output / "recipes_scores.csv", index=False)
-        clean = scores[(scores["split"] == "val") & (scores["condition"] == "clean")]
-        auc = roc_auc_score(clean["label"] == "FAKE", clean[name])
-        minutes = (time.monotonic() - began) / 60
-        print(f"{name}: {epochs} epochs, val AUC {auc:.3f}; {minutes:.1f} min so far", flush=True)
-    table = compare(scores, list(variants), args.seeds)
-    table.to_csv(args.output / "recipes.csv", index=False)
-    print(table.T.to_string(header=False))
+    index = split_by_part(read_table(args.output, "index.csv"))
+    if args.stage == "test":
+        return test(index, args)
+    parts = [
+        draw_sources(index[index["split"] == split], crops)
+        for split, crops in (("train", args.crops), ("val", args.scored))
+    ]
+    folder = args.output / "runs"
+    write_table(pd.concat(parts), folder, "index.csv")
+    _, train, val = open_crops(folder, args.data, image_size=args.image_size)
+    draw_pixels(parts[1], args.data, args.image_size, folder / "val.npy")
+    if args.stage == "screen":
+        for seed, (name, chosen) in enumerate(screening().items()):
+            run_one(name, chosen, seed, train, val, parts[1], args)
+        print(effects(args.output, parts[1]).to_string())
+        return 0
+    for name, chosen in FINALS.items():
+        for seed in range(args.seeds):
+            run_one(name, chosen, seed, train, val, parts[1], args)
+    print(compare(args.output, parts[1], "val", args.seeds).T.to_string(header=False))
+    return 0
+
+
+def test(index: pd.DataFrame, args: argparse.Namespace) -> int:
+    """Score the test split with the finalists, and compare them, part by part too."""
+    rows, folder = index[index["split"] == "test"], args.output / "runs"
+    draw_pixels(rows, args.data, args.image_size, folder / "test.npy")
+    for name in FINALS:
+        for seed in range(args.seeds):
+            run = folder / f"{name}-{seed}"
+            if (run / "test.csv").is_file():
+                continue
+            model = build_model(args.model, image_size=args.image_size, pretrained=False)
+            model.load_state_dict(torch.load(run / "weights.pt", weights_only=True))
+            scores = pd.DataFrame(score_pixels(model, folder / "test.npy")).round(4)
+            scores.to_csv(run / "test.csv", index=False)
+            print(f"{run.name} scored", flush=True)
+    print(compare(args.output, rows, "test", args.seeds).T.to_string(header=False))
+    ours, theirs = (
+        sum(read_scores(args.output, f"{name}-{seed}", "test") for seed in range(args.seeds))
+        for name in ("strong", "reference")
+    )
+    for part in sorted(rows["group"].unique()):
+        there = (rows["group"] == part).to_numpy()
+        leads = (f"{k} {lead(rows[there], ours[there], theirs[there], k)}" for k in CONDITIONS)
+        print(f"{part}: strong leads reference by {', '.join(leads)}")
     return 0
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import time
 from dataclasses import replace
@@ -268,6 +269,25 @@ def test_large_gradients_are_clipped(paths, tmp_path, monkeypatch):
     )
     train(tmp_path, paths, replace(CONFIG, epochs=1, clip_norm=0.25))
     assert norms == [0.25] * 4
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_vit"])
+@pytest.mark.parametrize("train_only", ["norms", "head"])
+def test_only_what_train_only_names_moves(paths, tmp_path, name, train_only):
+    side = 160 if name == "test_vit" else 32
+    model = build_model(name, image_size=side, pretrained=False)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    _, trained = train(tmp_path, paths, replace(CONFIG, train_only=train_only), model=model)
+    moved = {k for k, v in trained.state_dict().items() if not torch.equal(v, before[k])}
+    head = {key for key in before if key.startswith(("classifier.", "head."))}
+    norms = {
+        key for key in before if re.search(r"(bn\d*|norm\d*)\.(weight|bias|running_\w+)$", key)
+    }
+    assert head and norms
+    assert {k for k in moved if "num_batches" not in k} == (
+        head | norms if train_only == "norms" else head
+    )
+    assert all(p.requires_grad for p in trained.parameters())
 
 
 def test_class_weights_enter_the_loss(paths, tmp_path):

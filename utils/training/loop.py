@@ -28,7 +28,14 @@ from utils.run.machine import seed_torch
 from utils.training.augmentation import Policy
 from utils.training.batches import CropSet, make_loaders
 from utils.training.checkpoints import CheckpointWriter, copied, load_checkpoint
-from utils.training.recipes import TrainConfig, balanced_weights, make_optimizer, make_scheduler
+from utils.training.recipes import (
+    TrainConfig,
+    balanced_weights,
+    freeze,
+    make_optimizer,
+    make_scheduler,
+    norms,
+)
 
 #: Called with the kind of a message and its content.
 Report = Callable[[str, dict[str, Any]], None]
@@ -158,6 +165,7 @@ class _Run:
         )
         # Convolutions are about twice as fast with the channels last, on CPU and on tensor cores.
         self.model = setup.model.to(self.device).to(memory_format=torch.channels_last)
+        freeze(self.model, self.config.train_only)
         optimizer = make_optimizer(self.model, self.config)
         decay = self.config.ema
         self.ema = ModelEmaV3(self.model, decay=decay, use_warmup=True) if decay else None
@@ -214,10 +222,14 @@ class _Run:
         # Without autocast around its forward, the model is its own again.
         self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
         vars(self.model).pop("forward", None)
+        freeze(self.model, "")
 
     def _train_epoch(self) -> bool:
         """Go on with the epoch; False where the time ends before it does."""
         self.network.train()
+        if self.config.train_only == "head":  # a frozen norm keeps its statistics, too
+            for norm in norms(self.model):
+                norm.eval()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         self.plan.epoch, self.plan.start = self.at.epoch, self.at.step

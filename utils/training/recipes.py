@@ -24,13 +24,14 @@ KINDS: dict[type, tuple[Any, str]] = {
 ACCEPTED = {
     "optimizer": ("adam", "adamw"),
     "schedule": ("constant", "cosine"),
+    "train_only": ("", "norms", "head"),
     "class_weights": ("none", "balanced"),
     "precision": ("auto", "float32", "bfloat16", "float16"),
 }
 #: Fields of TrainConfig that a recipe decides; the others are parameters of 03.
 INGREDIENTS = (
     *("optimizer", "learning_rate", "weight_decay", "schedule", "warm_up", "ema"),
-    *("label_smoothing", "clip_norm", "balanced", "pairs"),
+    *("label_smoothing", "clip_norm", "balanced", "pairs", "train_only"),
 )
 
 
@@ -54,6 +55,8 @@ class TrainConfig:
         frames_per_video: random crops of each video an epoch; 0: all.
         balanced: as many crops of each class an epoch.
         pairs: each real crop beside a fake one of its source.
+        train_only: "": all weights; "norms": those of the normalisation layers and the classifier;
+            "head": those of the classifier alone.
         precision: of `mixed_precision`.
         compile: let torch.compile build the network.
         seed: of the crops drawn, their order, augmentation and dropout.
@@ -74,6 +77,7 @@ class TrainConfig:
     frames_per_video: int = 16
     balanced: bool = False
     pairs: bool = False
+    train_only: str = ""
     precision: str = "auto"
     compile: bool = False
     seed: int = 0
@@ -162,6 +166,22 @@ def balanced_weights(y_true: np.ndarray) -> tuple[float, float]:
         raise ValueError("class weights need both classes in the training split")
     real, fake = counts.sum() / (2 * counts)
     return float(real), float(fake)
+
+
+def freeze(model: torch.nn.Module, train_only: str) -> None:
+    """Let the weights of a timm model that `train_only` names learn, and no others."""
+    model.requires_grad_(not train_only)
+    if train_only == "norms":
+        for norm in norms(model):
+            norm.requires_grad_(True)
+    if train_only:
+        model.get_classifier().requires_grad_(True)  # type: ignore[operator]
+
+
+def norms(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """Its normalisation layers, PyTorch's and timm's own; these hold no other layer's weights."""
+    layers = [m for m in model.modules() if "norm" in type(m).__name__.lower()]
+    return [m for m in layers if not any(p.ndim > 1 for p in m.parameters())]
 
 
 def make_optimizer(model: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
