@@ -26,8 +26,8 @@ run: $(VENV)/.installed ## all notebooks: demo data, or DATA=folder [OUTPUT= SET
 	@$(PY) -m tools.run --data "$$DATA" --output "$$OUTPUT" --set "$$SET" \
 		--from "$$FROM" --to "$$TO"
 
-predict: $(VENV)/.installed ## judge INPUT=file, folder or glob [MODEL=folder OUTPUT=folder for tables and pictures]
-	@$(PY) -m tools.predict --input "$$INPUT" --model "$$MODEL" --output "$$OUTPUT"
+predict: $(VENV)/.installed ## judge INPUT=file, folder or glob [MODEL=folder OUTPUT=folder for tables and pictures ARGS="--prior 0.1"]
+	@$(PY) -m tools.predict --input "$$INPUT" --model "$$MODEL" --output "$$OUTPUT" $(ARGS)
 
 test: $(VENV)/.installed-dev ## all tests, the notebooks end to end included; ARGS="-k name" for some
 	$(PY) -m pytest $(ARGS)

@@ -28,13 +28,18 @@ def main(argv: list[str] | None = None) -> int:
         "--output", default="", help="folder for tables and pictures; default: none"
     )
     parser.add_argument("--frames", type=int, default=16, help="frames of a video (16); 0: all")
+    parser.add_argument(
+        "--prior", type=float, default=0.0,
+        help="share of FAKE among these files; 0 (default): that which the model was calibrated on",
+    )  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
     args = parser.parse_args(argv)
     try:
         inputs = collect_inputs(_as_list(args.input))
         folder = find_model(args.model, args.output)
         print(printable(f"Model: {folder}"), file=sys.stderr)
-        judge = load_judge(folder, device=get_device(args.device))
+        judge = load_judge(folder, device=get_device(args.device), prior=args.prior)
+        print(f"A score is P(FAKE) where {100 * judge.prior:.3g}% are FAKE.", file=sys.stderr)
         answers = judge_files(judge, inputs, frames_per_video=args.frames, progress=False)
     except (ValueError, OSError) as error:
         print("error:", printable(str(error), keep="\n"), file=sys.stderr)

@@ -496,7 +496,6 @@ def test_decision_travels_with_a_copy_of_its_model(written, results):
     output, _ = written
     assert (output / "model" / "config.json").is_file()
     decision = Decision.read(output / "model")
-    assert decision.facts["prior"] == 0.5
     assert replace(decision, facts=results.decision.facts) == results.decision
     assert not (results.scorer.folder / "decision.json").exists()
 

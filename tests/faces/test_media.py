@@ -722,13 +722,6 @@ def test_frames_are_upright_as_the_file_says(tmp_path, turn, white_quarter):
             assert np.unravel_index(quarters.argmax(), (2, 2)) == white_quarter
 
 
-def test_frames_are_read_by_number_and_those_past_the_end_are_left_out(clip):
-    frames = list(sample_frames(clip, at=[3, 50, 99, 100, 400]))
-    assert [number for number, _, _ in frames] == [3, 50, 99]
-    assert [read_number(image) for _, _, image in frames] == [3, 50, 99]
-    assert list(sample_frames(clip, at=[100])) == []
-
-
 def test_odd_sizes_are_padded_by_the_last_row_and_column(tmp_path):
     image = np.full((45, 63, 3), 60, dtype=np.uint8)
     image[-1] = 200

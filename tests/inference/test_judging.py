@@ -14,7 +14,7 @@ from tests.faces.test_detection import LEFT, RIGHT, scene
 from tests.inference.conftest import CPU, PRIOR
 from tests.stats.test_decisions import DECISION
 from utils.faces.media import write_video
-from utils.inference.answers import answer_tables
+from utils.inference.answers import answer_tables, judge_files
 from utils.inference.judging import judge_file, load_judge, recut
 from utils.model.scoring import Scorer
 from utils.run.artifacts import ARTIFACTS
@@ -75,13 +75,31 @@ def test_answer_tells_the_row_of_verdicts_and_reads_well(judge, media):
     answer, nothing = (judge_file(judge, str(media / name)) for name in ("pair.png", "wall.png"))
     verdicts = answer_tables([answer, nothing])[1]
     row = verdicts.iloc[0]
-    assert verdicts.columns.tolist() == ARTIFACTS["verdicts.csv"].columns
+    assert verdicts.columns.tolist() == [*ARTIFACTS["verdicts.csv"].columns, "prior"]
     assert row["input"] == "pair.png" and row["n_faces"] == 2
     assert row["n_people"] == answer.n_people == answer.people["decides"].sum()
     assert (row["score"], row["decision"]) == (answer.score, answer.decision)
     assert str(nothing).endswith("wall.png: UNSURE. Not judged: no face found")
-    told = ("wall.png", 0, 0, PRIOR, "UNSURE", "no face found")
+    told = ("wall.png", 0, 0, PRIOR, "UNSURE", "no face found", PRIOR)
     assert tuple(verdicts.iloc[1]) == told
+
+
+def test_another_prior_moves_every_score_and_is_told(judge, model_folder, media):
+    """0.8 is the model's own: at 0.2 all odds are a sixteenth."""
+    path = str(media / "pair.png")
+    own, rare = judge, load_judge(model_folder, device=CPU, prior=0.2)
+    before, after = judge_file(own, path), judge_file(rare, path)
+    scores = before.people["score"].to_numpy()
+    odds = scores / (1 - scores) / 16
+    assert after.people["score"].tolist() == pytest.approx((odds / (1 + odds)).tolist())
+    assert after.faces["logit"].tolist() == before.faces["logit"].tolist()
+    assert "where 20% are FAKE" in str(after) and "where" not in str(before)
+    assert answer_tables([before, after])[1]["prior"].tolist() == [PRIOR, 0.2]
+    assert judge_file(rare, str(media / "wall.png")).score == 0.2
+    apart = judge_files(rare, [path], workers=2, progress=False)
+    assert apart[0].score == pytest.approx(after.score) and str(apart[0]) == str(after)
+    with pytest.raises(ValueError, match="PRIOR is 20"):
+        load_judge(model_folder, device=CPU, prior=20)
 
 
 class Constant(torch.nn.Module):

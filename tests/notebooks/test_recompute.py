@@ -221,11 +221,20 @@ def test_coverage_and_error_of_the_band(metrics, videos):
     assert_row(found["error"], error, wrong)
 
 
+def calibrated(logits, row):
+    """Log odds of FAKE."""
+    return logits / row["temperature"] + row["offset"]
+
+
 def test_what_was_chosen_on_val(metrics, crops, videos):
     val = crops[crops["split"] == "val"]
     logits, y_true = val["logit"].to_numpy(), (val["label"] == "FAKE").to_numpy(int)
-    loss = [sk.log_loss(y_true, expit(logits / t)) for t in metrics["temperature"] * SLIGHTLY]
+    temperature, offset = metrics["temperature"], metrics["offset"]
+    loss = [sk.log_loss(y_true, expit(logits / t + offset)) for t in temperature * SLIGHTLY]
     assert loss[1] == min(loss)
+    for other in (offset - 0.05, offset + 0.05):
+        assert sk.log_loss(y_true, expit(logits / temperature + other)) > loss[1]
+    assert metrics["prior"] == pytest.approx(y_true.mean())
     y_true, y_score = part_of(videos, "val")
     cuts = [*(np.unique(y_score) + 1e-12)]
     rates = {t: sk.recall_score(y_true, y_score >= t) for t in cuts}
@@ -258,7 +267,7 @@ def test_which_aggregation_val_chose(metrics, crops):
     found = {row["how"]: row for row in metrics["aggregations"]}
     assert found.keys() == POOLS.keys()
     for how, row in found.items():
-        pooled = judged(val, val["logit"] / metrics["temperature"], how)
+        pooled = judged(val, calibrated(val["logit"], metrics), how)
         y_true, logit = pooled["y_true"], pooled["logit"]
         assert row["roc_auc"] == pytest.approx(sk.roc_auc_score(y_true, logit))
         assert row["log_loss"] == pytest.approx(sk.log_loss(y_true, expit(logit)))
@@ -269,8 +278,8 @@ def test_calibration_before_and_after(metrics, crops, videos):
     stages = {"videos_after": part_of(videos)}
     rows = crops[crops["split"] == "test"]
     y_true = (rows["label"] == "FAKE").to_numpy(int)
-    for stage, temperature in (("crops_before", 1.0), ("crops_after", metrics["temperature"])):
-        stages[stage] = y_true, expit(rows["logit"].to_numpy() / temperature)
+    stages["crops_before"] = y_true, expit(rows["logit"].to_numpy())
+    stages["crops_after"] = y_true, expit(calibrated(rows["logit"], metrics).to_numpy())
     assert metrics["calibration"].keys() == stages.keys()
     for stage, (y_true, y_score) in stages.items():
         found = metrics["calibration"][stage]
@@ -330,8 +339,8 @@ def test_slices(metrics, videos):
 def test_robustness_from_the_logits_of_each_condition(metrics, crops):
     how, threshold = metrics["aggregation"], metrics["threshold"]
     corrupted = crops[crops.filter(regex="^logit_jpeg").notna().all(axis=1)]
-    calibrated = corrupted.filter(regex="^logit") / metrics["temperature"]
-    videos = judged(corrupted, calibrated["logit"], how)
+    scores = calibrated(corrupted.filter(regex="^logit"), metrics)
+    videos = judged(corrupted, scores["logit"], how)
     drawn = list(resamples(videos["source"]))
     found = metrics["robustness"]["clean"]
     assert (found["n"], found["sources"]) == (len(videos), videos["source"].nunique())
@@ -339,7 +348,7 @@ def test_robustness_from_the_logits_of_each_condition(metrics, crops):
     conditions = 0
     for name, rows in metrics["robustness"].items():
         for severity, found in rows.items() if name != "clean" else ():
-            videos = judged(corrupted, calibrated[f"logit_{name}_{severity}"], how)
+            videos = judged(corrupted, scores[f"logit_{name}_{severity}"], how)
             hardest = severity == list(rows)[-1]  # of the others no interval: they take a minute
             _, after = assert_scores(found, videos, threshold, drawn if hardest else [])
             drops = before[1] - after[1] if hardest else []
@@ -356,7 +365,7 @@ def test_further_models_and_data_sets(control):
     own, demo = metrics["models"]["this model"], metrics["models"]["demo"]
     pair = []
     for row, column in ((own, "logit"), (demo, "logit_model_demo")):
-        videos = judged(test, test[column] / row["temperature"], row["aggregation"])
+        videos = judged(test, calibrated(test[column], row), row["aggregation"])
         drawn = list(resamples(videos["source"]))
         of_auc, _ = assert_scores(row, videos, row["threshold"], drawn)
         pair.append(of_auc)
@@ -367,7 +376,7 @@ def test_further_models_and_data_sets(control):
     index = pd.read_csv(control / "index.csv", dtype=TEXT)
     assert not {*index.loc[index["split"] == "train", "source"]} & {*extra["source"]}
     for row, crops in zip(metrics["generalisation"], (test, extra), strict=True):
-        videos = judged(crops, crops["logit"] / metrics["temperature"], metrics["aggregation"])
+        videos = judged(crops, calibrated(crops["logit"], metrics), metrics["aggregation"])
         n_fake, sources = videos["y_true"].sum(), videos["source"].nunique()
         assert (row["REAL"], row["FAKE"]) == (len(videos) - n_fake, n_fake)
         assert row["sources"] == sources

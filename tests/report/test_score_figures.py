@@ -192,7 +192,7 @@ def test_calibration_shows_before_and_after_the_temperature_in_bins_of_equal_cou
     ax = score_figures.plot_calibration(
         [0, 1, 0, 1], [0.1, 0.3, 0.6, 0.8], before=before, subset="test crops", bins=2
     )
-    before = line(ax, "before the temperature, 2 bins of equal count")
+    before = line(ax, "before calibration, 2 bins of equal count")
     np.testing.assert_allclose(before.get_xdata(), [0.1, 0.8])
     after = line(ax, "after, 2 bins of equal count")
     np.testing.assert_allclose(after.get_xdata(), [0.2, 0.7])

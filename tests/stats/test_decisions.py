@@ -9,6 +9,7 @@ import pytest
 from scipy.special import expit, logit
 from scipy.stats import binom
 from sklearn import metrics as sk
+from sklearn.linear_model import LogisticRegression
 
 from tests.stats.test_metrics import Y_SCORE, Y_TRUE, rows
 from utils.run.artifacts import write_json
@@ -21,48 +22,68 @@ from utils.stats.decisions import (
     choose_decision,
     choose_threshold,
     compare_aggregations,
-    fit_temperature,
+    fit_calibration,
 )
-from utils.stats.metrics import score_table
 
 BAND = {"low": 0.4, "high": 0.6}
 DECISION = Decision(2.0, 0.5, "balanced_accuracy", "mean_logit", abstention=BAND)
 REAL, FAKE = -4.0, 4.0  # logits: scores 0.12 and 0.88 at temperature 2
 
 
-# --- temperature ------------------------------------------------------------------------------
+# --- calibration ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("true_t", [0.5, 1.0, 3.0])
-def test_temperature_recovers_a_known_one(true_t):
+@pytest.mark.parametrize(("true_t", "true_b"), [(0.5, 0.0), (1.0, -1.5), (3.0, 0.7)])
+def test_calibration_recovers_a_known_one(true_t, true_b):
     rng = np.random.default_rng(0)
     honest = rng.normal(0, 2, 40_000)
     y_true = (rng.random(40_000) < expit(honest)).astype(int)
-    assert fit_temperature(honest * true_t, y_true) == pytest.approx(true_t, rel=0.03)
+    temperature, offset = fit_calibration((honest - true_b) * true_t, y_true)
+    assert temperature == pytest.approx(true_t, rel=0.03)
+    assert offset == pytest.approx(true_b, abs=0.04)
 
 
-def test_temperature_lowers_log_loss_and_keeps_the_ranking():
+def test_calibration_is_scikit_learns_logistic_regression():
     y_true, y_score, _ = rows()
-    logits = 5 * logit(y_score)
-    temperature = fit_temperature(logits, y_true)
-    before = score_table(y_true, expit(logits), threshold=0.5)
-    after = score_table(y_true, expit(logits / temperature), threshold=0.5)
-    assert after["log_loss"] < before["log_loss"]
-    assert after["accuracy"] == before["accuracy"]
-    for nearby in (0.95, 1.05):
-        other = score_table(y_true, expit(logits / temperature / nearby), threshold=0.5)
-        assert after["log_loss"] < other["log_loss"]
+    logits = 5 * logit(y_score) - 2
+    temperature, offset = fit_calibration(logits, y_true)
+    model = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(logits[:, None], y_true)
+    assert 1 / temperature == pytest.approx(model.coef_.item(), rel=1e-4)
+    assert offset == pytest.approx(model.intercept_.item(), abs=1e-4)
+    after = expit(logits / temperature + offset)
+    assert after.mean() == pytest.approx(y_true.mean(), abs=1e-6)  # what an offset is for
 
 
-def test_temperature_of_degenerate_logits():
+def test_calibration_of_degenerate_logits():
     low, high = TEMPERATURE_RANGE
-    assert fit_temperature([-1, 1], [0, 1]) == pytest.approx(low, rel=0.01)
-    assert fit_temperature([1, -1], [0, 1]) == pytest.approx(high, rel=0.01)
-    assert fit_temperature([0, 0], [0, 1]) == 1
+    assert fit_calibration([-1, 1], [0, 1])[0] == pytest.approx(low, rel=0.01)
+    temperature, offset = fit_calibration([1, -1], [0, 1])
+    assert temperature == pytest.approx(high, rel=0.01) and offset == pytest.approx(0, abs=1e-6)
+    temperature, offset = fit_calibration([0, 0, 0, 0], [0, 1, 1, 1])
+    assert temperature == 1 and offset == pytest.approx(logit(0.75), abs=1e-5)
     with pytest.raises(ValueError, match="FAKE"):
-        fit_temperature([1, 2], [1, 1])
+        fit_calibration([1, 2], [1, 1])
     with pytest.raises(ValueError, match="infinite"):
-        fit_temperature([1, np.inf], [0, 1])
+        fit_calibration([1, np.inf], [0, 1])
+
+
+@pytest.mark.parametrize("prior", [0.001, 0.1, 0.9])
+def test_a_prior_moves_the_offset_by_the_log_odds_of_both(prior):
+    own = Decision(2.0, offset=0.4, prior=0.75, threshold=0.6)
+    moved = own.at_prior(prior)
+    assert moved.offset == pytest.approx(0.4 + logit(prior) - logit(0.75))
+    assert replace(moved, offset=0.4, prior=0.75) == own
+    # By Bayes: the same evidence, other shares of the classes before it was seen.
+    before = own.score([-3.0, 0.5, 4.0])
+    odds = before / (1 - before) / (0.75 / 0.25) * prior / (1 - prior)
+    assert moved.score([-3.0, 0.5, 4.0]) == pytest.approx(odds / (1 + odds))
+    assert own.at_prior(0.75) == own and Decision().at_prior(0.5).offset == 0
+
+
+@pytest.mark.parametrize("prior", [-0.1, 0, 1, 74, float("nan"), "half"])
+def test_a_prior_that_is_no_share_is_refused(prior):
+    with pytest.raises(ValueError, match="PRIOR is"):
+        Decision(prior=0.5).at_prior(prior)
 
 
 # --- thresholds -------------------------------------------------------------------------------
@@ -205,11 +226,13 @@ def test_decide_is_closed_below_and_open_above():
 
 
 def test_decision_comes_back_as_it_was_written_with_what_else_its_file_tells(tmp_path):
-    full = replace(DECISION, offset=-0.3, units="videos", facts={"targets": {"fpr_target": 0.05}})
-    path = full.write(tmp_path, prior=0.8)
+    full = replace(
+        DECISION, offset=-0.3, prior=0.8, units="videos", facts={"targets": {"fpr_target": 0.05}}
+    )
+    path = full.write(tmp_path, date="today")
     assert path == tmp_path / "model" / "decision.json"
     again = Decision.read(path.parent)
-    assert again.facts == {"targets": {"fpr_target": 0.05}, "prior": 0.8}
+    assert again.facts == {"targets": {"fpr_target": 0.05}, "date": "today"}
     assert replace(again, facts=full.facts) == full
     plain = Decision(rule="eer")
     plain.write(tmp_path)
@@ -253,7 +276,7 @@ WRONG = [
     ({"temperature": 1e-300}, "temperature.*0.01 to 1000"),
     ({"temperature": True}, "temperature"),
     ({"temperature": "2"}, "temperature"),
-    ({"offset": 10**400}, "offset.*-30 to 30"),
+    ({"offset": 10**400}, "offset.*-60 to 60"),
     ({"offset": 1e9}, "offset"),
     ({"threshold": 1.5, "abstention": None}, "threshold.*0 to 1"),
     ({"threshold": -0.1, "abstention": None}, "threshold"),
@@ -638,14 +661,16 @@ def halves(predictions):
 def test_decision_is_that_of_val_alone_and_follows_its_settings():
     val, test = halves(draw_predictions())
     decision = choose_decision(val, target_error=0.05)
-    assert decision.temperature == fit_temperature(val["logit"], val["label"] == "FAKE")
+    fitted = fit_calibration(val["logit"], val["label"] == "FAKE")
+    assert (decision.temperature, decision.offset) == fitted
+    assert decision.prior == (val["label"] == "FAKE").mean()
     assert decision.aggregation in AGGREGATIONS
     assert decision.abstention["target"] == 0.05
     upside_down = pd.concat([val, test.assign(logit=-test["logit"])])
     again = choose_decision(upside_down[upside_down["split"] == "val"], target_error=0.05)
     assert again == decision
     fixed = choose_decision(val, aggregation="median", rule="eer", fpr_target=0.2)
-    assert (fixed.aggregation, fixed.rule, fixed.offset) == ("median", "eer", 0)
+    assert (fixed.aggregation, fixed.rule, fixed.offset) == ("median", "eer", fitted[1])
     assert fixed.facts == {"targets": {"fpr_target": 0.2, "cost_ratio": 1.0}}
 
 
@@ -653,6 +678,7 @@ def test_threshold_and_band_are_chosen_on_videos_by_the_rule():
     val, _ = halves(draw_predictions())
     decision = choose_decision(val, rule="fpr", fpr_target=0.1, aggregation="median")
     pooled = val.groupby("video", sort=False)["logit"].median() / decision.temperature
+    pooled += decision.offset
     y_true = val.drop_duplicates("video")["label"] == "FAKE"
     cut = choose_threshold(y_true, expit(pooled), rule="fpr", fpr_target=0.1)
     assert decision.threshold == pytest.approx(cut, abs=1e-12)
@@ -664,7 +690,7 @@ def test_auto_takes_the_lowest_log_loss_on_val():
     decision = choose_decision(val)
     losses = {}
     for how in AGGREGATIONS:
-        videos = Decision(decision.temperature, aggregation=how).judge_videos(val)
+        videos = replace(decision, aggregation=how).judge_videos(val)
         losses[how] = sk.log_loss(videos["label"] == "FAKE", videos["score"])
     assert losses[decision.aggregation] == pytest.approx(min(losses.values()))
 
@@ -687,8 +713,8 @@ def test_the_aggregation_of_least_log_loss_comes_first():
          "label": np.repeat(["REAL", "FAKE"], 60), "split": "val",
          "logit": np.r_[np.full(60, -2.0), np.tile([-2.0, -2.0, 3.0], 20)]}
     )  # fmt: skip
-    order = compare_aggregations(table, 1.0)
+    order = compare_aggregations(table, Decision())
     assert order["how"].iloc[0] == "top_third" and set(order["how"]) == set(AGGREGATIONS)
     assert order["log_loss"].is_monotonic_increasing
-    tie = compare_aggregations(table.assign(logit=0.5), 1.0)
+    tie = compare_aggregations(table.assign(logit=0.5), Decision())
     assert tie["how"].tolist() == list(AGGREGATIONS)

@@ -241,11 +241,11 @@ class Evaluation:
     def compare_models(self) -> dict[str, Any]:
         """`models`: this one against each further one, on the same test videos; {} without any.
 
-        Each has its own temperature, aggregation and threshold, chosen on val.
+        Each has its own calibration, aggregation and threshold, chosen on val.
 
         Returns:
             Model to its `roc_auc`, `balanced_accuracy` and `log_loss`, and the `temperature`,
-            `aggregation` and `threshold` that they rest on; from the second on,
+            `offset`, `aggregation` and `threshold` that they rest on; from the second on,
             `roc_auc_difference`: this model less that one, with its paired interval.
         """
         others = [str(name) for name in self.crops if str(name).startswith(OTHER)]
@@ -257,7 +257,7 @@ class Evaluation:
             kept = {"groups": self.groups(videos), **self.settings}
             y_true, score, threshold = y_true_of(videos), videos["score"], decision.threshold
             own = bootstrap(y_true, score, threshold=threshold, **kept)
-            rest_on = ("temperature", "aggregation", "threshold")
+            rest_on = ("temperature", "offset", "aggregation", "threshold")
             row: dict[str, Any] = {key: getattr(decision, key) for key in rest_on}
             row |= {key: own[key] for key in ("roc_auc", "balanced_accuracy", "log_loss")}
             if column == "logit":
@@ -295,7 +295,7 @@ class Evaluation:
         return {
             "rules": rules,
             "rule_targets": targets,
-            "aggregations": compare_aggregations(val, self.decision.temperature).to_dict("records"),
+            "aggregations": compare_aggregations(val, self.decision).to_dict("records"),
             "abstention": {**(self.decision.abstention or {}), "test": effect},
         }
 
@@ -397,8 +397,8 @@ class Evaluation:
             write_csv(table, Path(output) / "extra_predictions.csv")
         keep_model(self.scorer.folder, output)  # the decision travels with its model
         decision, facts = self.decision, self.scorer.facts
-        decision.write(output, prior=facts.get("prior"))
-        chosen = ("temperature", "offset", "units", "aggregation")
+        decision.write(output)
+        chosen = ("temperature", "offset", "prior", "units", "aggregation")
         datasets = sorted(self.index["dataset"].unique())
         metrics = {
             **parts,

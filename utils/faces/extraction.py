@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -24,7 +24,6 @@ from utils.faces.detection import (
     CropRecipe,
     Face,
     Linker,
-    Place,
     cut_at,
     cut_faces,
     find_faces,
@@ -42,7 +41,7 @@ METADATA, BOXES, RECIPE = "metadata.csv", "boxes.csv", "recipe.json"
 #: from what and how.
 PARTIAL, RECORDS = ".partial", ".records"
 #: Part of every fingerprint: a change of this package that changes crops or records raises it.
-VERSION = 2
+VERSION = 3
 _detector = lru_cache(maxsize=1)(load_detector)
 
 
@@ -86,7 +85,6 @@ def extract_faces(
     *,
     frames_per_video: int = 0,
     recipe: CropRecipe | None = None,
-    paired: bool = False,
     workers: int = 1,
     scheduler: str = "",
     progress: bool = True,
@@ -104,13 +102,11 @@ def extract_faces(
     Args:
         videos: a row a video, with the columns NEEDED; `video` is unique and names the folder.
         frames_per_video: evenly spaced frames to search; 0 means every frame.
-        paired: cut a fake at the faces of its original, in the same frames, so that their crops
-            differ in nothing but the fake.
         workers, scheduler: see `run_jobs`.
     Returns:
         A row a video: `video, n_frames` (searched), `n_faces, seconds, reason` (why there are no
-        faces, or ""), `kept` (a former run had finished it), `note` (why it could not be paired).
-        A video that cannot be read, or whose name is unfit for a folder, does not stop the others.
+        faces, or ""), `kept` (a former run had finished it). A video that cannot be read,
+        or whose name is unfit for a folder, does not stop the others.
     Raises:
         ValueError: a column is missing, a video's name is not unique, or `folder` holds something
             that this function did not write.
@@ -123,27 +119,20 @@ def extract_faces(
         raise ValueError(f"video {twice.iloc[0]!r} is in the table twice; names must be unique")
     _detector(recipe)  # a missing package must not fail every video by itself
     rows = videos.fillna({"original": ""}).to_dict("records")
-    reals, fakes = ([r for r in rows if (r["label"] == "REAL") == real] for real in (True, False))
     # In the tables a file is called by its folder, and so is an original, whose name may differ.
     files = {row["video"]: row["video"] + (Path(row["path"]).suffix or ".mp4") for row in rows}
-    known = {(row["dataset"], row["filename"]): files[row["video"]] for row in reals}
+    known = {(r["dataset"], r["filename"]): files[r["video"]] for r in rows if r["label"] == "REAL"}
     originals = {r["video"]: known.get((r["dataset"], r["original"]), r["original"]) for r in rows}
     how = (folder, frames_per_video, recipe, 1 if workers != 1 else 0)
+    jobs = [_Job(row["video"], os.path.abspath(row["path"]), *how) for row in rows]
     records: dict[str, dict[str, Any]] = {}
     with (
         _working_folder(folder, [name for name in files if not _unfit(name)]),
         tqdm(total=len(rows), desc="Extract faces", unit="video", disable=not progress) as bar,
     ):
-        for part in (reals, fakes) if paired else (rows,):
-            jobs = [_Job(r["video"], os.path.abspath(r["path"]), r["label"], *how) for r in part]
-            if part is fakes:
-                found = {files[row["video"]]: records[row["video"]] for row in reals}
-                jobs = [replace(j, paired=True, pair=found.get(originals[j.video])) for j in jobs]
-            for record in _run(jobs, workers, scheduler):
-                if not paired:
-                    record = record | {"places": []}  # nobody asks, and they take memory
-                records[record["video"]] = record
-                bar.update()
+        for record in _run(jobs, workers, scheduler):
+            records[record["video"]] = record
+            bar.update()
         ordered = [records[video] for video in files]
         boxes = [(record["video"], *face) for record in ordered for face in record["faces"]]
         _write(pd.DataFrame(boxes, columns=ARTIFACTS[f"faces/{BOXES}"].columns), folder, BOXES)
@@ -155,7 +144,7 @@ def extract_faces(
             told[side] = pd.array([record["size"][i] for record in ordered], dtype="Int64")
         more = [c for c in ("person", "group") if c in told and (told[c] != "").any()]
         _write(told, folder, METADATA, more)
-    columns = ["video", "n_frames", "n_faces", "seconds", "reason", "kept", "note"]
+    columns = ["video", "n_frames", "n_faces", "seconds", "reason", "kept"]
     return pd.DataFrame([r | {"n_faces": len(r["faces"])} for r in ordered], columns=columns)
 
 
@@ -213,29 +202,25 @@ def _write(table: pd.DataFrame, folder: Path, name: str, more: Sequence[str] = (
 
 @dataclass(frozen=True)
 class _Job:
-    """One video to cut; with `pair`, at the faces in the record of its original."""
+    """One video to cut."""
 
     video: str
     path: str
-    label: str
     folder: Path
     frames_per_video: int
     recipe: CropRecipe
     threads: int
-    paired: bool = False
-    pair: dict[str, Any] | None = None
 
     def blank(self) -> dict[str, Any]:
         """The record of a video of which nothing is known yet."""
-        nothing = {"key": "", "reason": "", "note": "", "kept": False, "fps": None, "seconds": 0.0}
-        found = {"size": [None, None], "n_frames": 0, "faces": [], "places": []}
+        nothing = {"key": "", "reason": "", "kept": False, "fps": None, "seconds": 0.0}
+        found = {"size": [None, None], "n_frames": 0, "faces": []}
         return {"video": self.video, **nothing, **found}
 
     def key(self) -> str:
         """Fingerprint of the source file and of all that its crops follow from; may be OSError."""
         source = os.stat(self.path)
-        where = self.pair and (self.pair["size"], self.pair["places"])
-        how = (self.recipe.to_dict(), self.frames_per_video, self.paired, where)
+        how = (self.recipe.to_dict(), self.frames_per_video)
         told = json.dumps([VERSION, source.st_size, source.st_mtime_ns, how], sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()
 
@@ -283,16 +268,12 @@ def _extract(job: _Job) -> dict[str, Any]:
     try:
         key, info = job.key(), probe(job.path)
         record |= {"fps": round(info.fps, 4), "size": [info.width, info.height]}
-        known, record["note"] = _known_places(job, record["size"])
-        places, record["faces"] = _cut(job, known, made)
-        record["n_frames"] = len(places)
-        if job.label == "REAL":  # where a fake may be cut too
-            record["places"] = places
+        record["n_frames"], record["faces"] = _cut(job, made)
         if not record["faces"]:
             record["reason"] = f"no face found in {record['n_frames']} frames"
         record["key"] = key
     except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: of the detector
-        record |= {"reason": str(error), "note": ""}
+        record["reason"] = str(error)
     finally:
         torch.set_num_threads(torch_threads)
     record["seconds"] = time.perf_counter() - start
@@ -306,35 +287,18 @@ def _extract(job: _Job) -> dict[str, Any]:
     return record
 
 
-def _known_places(job: _Job, size: list[int]) -> tuple[dict[int, list[Place]] | None, str]:
-    """Where a paired fake is cut, by frame, or None; and why it cannot be paired, or ""."""
-    if not job.paired:
-        return None, ""
-    if job.pair is None:
-        reason = "its original is not among the videos"
-    elif not job.pair["faces"]:
-        reason = "no face was found in its original"
-    elif job.pair["size"] != size:
-        reason = "its original has frames of another size"
-    else:
-        return dict(job.pair["places"]), ""
-    return None, f"cut at its own faces: {reason}"
-
-
-def _cut(job: _Job, known: dict[int, list[Place]] | None, made: Path) -> tuple[list, list]:
-    """Save the crops of one video; give the places of each frame and the rows of `boxes.csv`."""
-    at = None if known is None else list(known)
-    frames = sample_frames(job.path, job.frames_per_video, at=at, threads=job.threads)
+def _cut(job: _Job, made: Path) -> tuple[int, list]:
+    """Save the crops of one video; give the number of frames and the rows of `boxes.csv`."""
+    frames = sample_frames(job.path, job.frames_per_video, threads=job.threads)
     shrunk = ((number, shrink(image, job.recipe), image.size) for number, _, image in frames)
-    linker, places, rows = Linker(), [], []
+    linker, n_frames, rows = Linker(), 0, []
     for number, small, full in prefetch(shrunk):
-        found = known[number] if known else find_faces(_detector(job.recipe), small)
-        faces = cut_at(small, found, job.recipe, full)
+        n_frames += 1
+        faces = cut_at(small, find_faces(_detector(job.recipe), small), job.recipe, full)
         # As 05 does it: the same frames give the same tracks.
         tracks = linker.link([face.box for face in faces], [look(face.crop) for face in faces])
         for index, (face, track) in enumerate(zip(faces, tracks, strict=True), start=1):
             face.crop.save(made / crop_name(number, index))
             sides = (round(side, 2) for side in face.box)
             rows.append([number, index, track, *sides, round(face.probability, 5)])
-        places.append([number, found])
-    return places, rows
+    return n_frames, rows

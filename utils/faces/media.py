@@ -260,10 +260,8 @@ def probe(path: str | Path) -> VideoInfo:
     return VideoInfo(*size, packets.fps, packets.n_frames)
 
 
-def sample_frames(
-    path: str | Path, n_frames: int = 0, *, at: Sequence[int] | None = None, threads: int = 0
-) -> Iterator[Frame]:
-    """Yield evenly spaced frames of a whole video, or those of given numbers, one at a time.
+def sample_frames(path: str | Path, n_frames: int = 0, *, threads: int = 0) -> Iterator[Frame]:
+    """Yield evenly spaced frames of a whole video, one at a time.
 
     They are the very frames of decoding everything, but for a few of a long video little else is
     decoded. A file that is cut short gives frames spread over the part that is there. Frames are
@@ -272,15 +270,10 @@ def sample_frames(
 
     Args:
         n_frames: number of frames wanted; 0 means all.
-        at: rising frame numbers from 0 instead; those past the end are left out.
         threads: of the decoder; 0: as many as FFmpeg thinks fit.
     """
     packets = list_packets(path)
     wanted = evenly_spaced(packets.n_frames, n_frames)
-    if at is not None:
-        wanted = np.array([number for number in at if number < packets.n_frames], dtype=int)
-        if not len(wanted):
-            return
     number, times = -1, packets.times
     for number, frame in read_frames(path, packets, wanted, threads=threads):
         time_s = number / (packets.fps or 1)

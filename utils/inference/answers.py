@@ -22,6 +22,7 @@ from utils.model.network import find_model
 from utils.run.artifacts import ARTIFACTS, bring, data_folder, read_table, write_table
 from utils.run.jobs import run_jobs
 from utils.run.machine import get_device, input_roots, short_names
+from utils.stats.decisions import Decision
 
 #: Fewest and most files that are judged at once in one process, by its cores: while one is decoded,
 #: another is scored, and the last ones end together.
@@ -41,6 +42,7 @@ def predict(
     model: str | Path | Judge = "",
     frames_per_video: int = 16,
     device: str = "auto",
+    prior: float = 0.0,
 ) -> Answer:
     """Judge one image or video: `print(predict("clip.mp4"))`.
 
@@ -52,9 +54,10 @@ def predict(
             a `Judge`, or use `judge_files`.
         frames_per_video: evenly spaced frames that are searched for faces; 0 means all.
         device: "auto", "cpu" or "cuda".
+        prior: of `load_judge`; a `Judge` has its own.
     """
     if not isinstance(model, Judge):
-        model = load_judge(find_model(model), device=get_device(device))
+        model = load_judge(find_model(model), device=get_device(device), prior=prior)
     return judge_file(model, str(path), frames_per_video=frames_per_video)
 
 
@@ -143,7 +146,8 @@ def judge_files(
         results = _judge_here(judge, work, frames_per_video)
     else:
         model, device = _model_state(judge), judge.scorer.device.type
-        function = partial(_judge_apart, model, device, frames_per_video)
+        how = (judge.decision, judge.moved)
+        function = partial(_judge_apart, model, device, how, frames_per_video)
         away = [(number, os.path.abspath(path), cropped) for number, path, cropped in work]
         lost = partial(_lost, judge)
         results = run_jobs(function, away, workers=workers, scheduler=scheduler, lost=lost)
@@ -185,9 +189,13 @@ def _judge_one(judge: Judge, frames_per_video: int, threads: int, item: _Work) -
     return number, answer
 
 
-def _judge_apart(model: _Model, device: str, frames_per_video: int, item: _Work) -> _Result:
+def _judge_apart(
+    model: _Model, device: str, how: tuple[Decision, bool], frames_per_video: int, item: _Work
+) -> _Result:
     """The same in another process, which loads the model once and again when it changes."""
-    return _judge_one(_loaded(model, device), frames_per_video, 1, item)
+    decision, moved = how
+    judge = replace(_loaded(model, device), decision=decision, moved=moved)
+    return _judge_one(judge, frames_per_video, 1, item)
 
 
 def _model_state(judge: Judge) -> _Model:
@@ -210,16 +218,17 @@ def answer_tables(answers: Sequence[Answer]) -> tuple[pd.DataFrame, pd.DataFrame
     """The tables of inference.csv (a row a face) and of verdicts.csv (a row an input).
 
     An input is named by its bare file name where that is unique, and by as much of its path as it
-    takes to tell two inputs apart where it is not. Faces have `person_score` and `note` too.
+    takes to tell two inputs apart where it is not. Faces have `person_score` and `note` too, inputs
+    `prior`: the share of FAKE for which a score holds.
     """
     rows, faces = [], []
     for name, a in zip(short_names([answer.input for answer in answers]), answers, strict=True):
-        rows.append((name, len(a.faces), a.n_people, a.score, a.decision, a.reason))
+        rows.append((name, len(a.faces), a.n_people, a.score, a.decision, a.reason, a.prior))
         if len(a.faces):
             people = a.people.set_index("track").rename(columns={"score": "person_score"})
             told = a.faces.drop(columns="logit").assign(input=name)
             faces.append(told.join(people[["person_score", "note"]], on="track"))
-    verdicts = pd.DataFrame(rows, columns=ARTIFACTS["verdicts.csv"].columns)
+    verdicts = pd.DataFrame(rows, columns=[*ARTIFACTS["verdicts.csv"].columns, "prior"])
     if not faces:
         return pd.DataFrame(columns=ARTIFACTS["inference.csv"].columns), verdicts
     return pd.concat(faces, ignore_index=True), verdicts
@@ -228,7 +237,7 @@ def answer_tables(answers: Sequence[Answer]) -> tuple[pd.DataFrame, pd.DataFrame
 def submission(verdicts: pd.DataFrame, *, clip: Sequence[float] = CLIP) -> pd.DataFrame:
     """`filename,label` for every input once; label is P(FAKE) within `clip`.
 
-    An input that could not be judged has the training prior. Raises ValueError if `clip` is not two
+    An input that could not be judged has the prior. Raises ValueError if `clip` is not two
     rising numbers within 0 and 1.
     """
     if len(clip) != 2 or not 0 <= clip[0] <= clip[1] <= 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,21 +42,29 @@ class Judge:
     detector: Any  # that cut the training crops
     recipe: CropRecipe  # how it cut them
     decision: Decision  # chosen on val
+    moved: bool = False  # to another prior than the model's own
 
     @property
     def prior(self) -> float:
-        """Share of FAKE videos in training, the answer where nothing can be seen."""
-        return float(self.scorer.facts.get("prior", 0.5))
+        """Share of FAKE for which scores hold, which is the answer where nothing can be seen."""
+        known = self.decision.prior
+        return float(self.scorer.facts.get("prior", 0.5)) if known is None else known
 
 
-def load_judge(folder: str | Path, *, device: torch.device) -> Judge:
+def load_judge(folder: str | Path, *, device: torch.device, prior: float = 0.0) -> Judge:
     """Load a model folder with its decision rule and its crop recipe.
 
-    Raises FileNotFoundError if the folder holds no model, ValueError if none of this kind.
+    `prior` is the share of FAKE among the files to judge, 0 for that which the model was calibrated
+    on; see `Decision.at_prior`. Raises FileNotFoundError if the folder holds no model, ValueError
+    if none of this kind, or the prior is no share.
     """
     scorer = load_scorer(folder, device=device)
     recipe = CropRecipe.from_dict(scorer.facts.get("crop_recipe", {}))
-    return Judge(scorer, load_detector(recipe), recipe, Decision.read(folder))
+    judge = Judge(scorer, load_detector(recipe), recipe, Decision.read(folder))
+    if not prior:
+        return judge
+    own = replace(judge.decision, prior=judge.prior)
+    return replace(judge, decision=own.at_prior(prior), moved=True)
 
 
 @dataclass(frozen=True)
@@ -69,11 +77,13 @@ class Answer:
 
     input: str
     decision: str  # REAL, FAKE or UNSURE
-    score: float  # calibrated P(FAKE), in [0, 1]; the training prior where no face could be judged
+    score: float  # calibrated P(FAKE), in [0, 1]; the prior where no face could be judged
     reason: str  # why UNSURE, or who decided
     faces: pd.DataFrame = field(repr=False)
     people: pd.DataFrame = field(repr=False)  # a row a person, of `Decision.find_people`
     cropped: bool = False  # the file was a face crop already
+    prior: float = float("nan")  # share of FAKE for which the score holds
+    note: str = ""  # tells of a prior that was set
 
     def __str__(self) -> str:
         name = printable(self.input)
@@ -83,7 +93,12 @@ class Answer:
         if self.n_people > 1:
             seen += f" of {self.n_people} people"
         reason = f"; {self.reason}" if self.reason else ""
-        return f"{name}: {self.decision}, P(FAKE) {self.score:.2f} ({seen}{reason})"
+        return f"{name}: {self.said} ({seen}{reason})"
+
+    @property
+    def said(self) -> str:
+        """Decision and score in words."""
+        return f"{self.decision}, P(FAKE) {self.score:.2f}{self.note}"
 
     @property
     def n_people(self) -> int:
@@ -101,7 +116,7 @@ def judge_file(
 ) -> Answer:
     """Score every face of one image or video and answer for the whole.
 
-    A file that cannot be judged has the training prior, UNSURE, and the reason.
+    A file that cannot be judged has the prior, UNSURE, and the reason.
 
     Args:
         frames_per_video: evenly spaced frames that are searched for faces; 0 means all.
@@ -120,13 +135,17 @@ def judge_file(
         return unjudged(judge, path, reason)
     people = judge.decision.find_people(faces)
     score, decision, reason = judge.decision.judge_file(people)
-    return Answer(path, decision, score, reason, faces, people, cropped)
+    return Answer(path, decision, score, reason, faces, people, cropped, *_prior_of(judge))
 
 
 def unjudged(judge: Judge, path: str, reason: str) -> Answer:
-    """The answer to a file that shows nothing: the training prior, UNSURE, and why."""
+    """The answer to a file that shows nothing: the prior, UNSURE, and why."""
     faces, people = pd.DataFrame(columns=FACE_COLUMNS), pd.DataFrame(columns=PERSON)
-    return Answer(path, UNSURE, judge.prior, reason, faces, people)
+    return Answer(path, UNSURE, judge.prior, reason, faces, people, False, *_prior_of(judge))
+
+
+def _prior_of(judge: Judge) -> tuple[float, str]:
+    return judge.prior, f" where {100 * judge.prior:.3g}% are FAKE" if judge.moved else ""
 
 
 def _score_faces(

@@ -90,7 +90,7 @@ class Pictures:
                 answer.people,
                 threshold=self.judge.decision.threshold,
                 band=self.judge.decision.band,
-                title=name,
+                title=name + answer.note,
                 peaks=list(zip(positions, crops, strict=True)),
             )
             yield f"{name}.timeline", ax.figure  # type: ignore[misc]
@@ -120,7 +120,7 @@ class Pictures:
                 limit = float(np.abs(heat).max()) or 1.0
                 drawn = iter([overlay(c, h, limit=limit) for c, h in zip(found, heat, strict=True)])
                 maps = [[next(drawn) for _ in crops] for _, _, crops, _ in rows]
-            yield f"{name}.people", plot_people(rows, maps=maps, title=name)
+            yield f"{name}.people", plot_people(rows, maps=maps, title=name + answer.note)
 
     def annotate(self, folder: Path, *, n: int) -> list[Path]:
         """Write annotated copies: `<name>.mp4` of videos and animations, `<name>.png` of pictures.
@@ -251,7 +251,7 @@ def _drawn(answer: Answer, frames: Iterator[Frame]) -> Iterator[tuple[int, float
                 who = people.loc[track]
                 label = f"person {track}: {who['decision']} {who['score']:.2f}, now {score:.2f}"
                 _draw_box(pen, size, corners, label, COLORS.get(who["decision"], MUTED))
-        verdict = f" {answer.decision}  P(FAKE) {answer.score:.2f} "
+        verdict = f" {answer.decision}  P(FAKE) {answer.score:.2f}{answer.note} "
         if answer.faces.empty:
             verdict = " UNSURE  not judged "
         _draw_label(pen, 0, 0, verdict, COLORS.get(answer.decision, MUTED))

@@ -132,12 +132,12 @@ def plot_calibration(
 ) -> Axes:
     """Share of FAKE over the mean score, in bins of equal count; the diagonal is calibrated.
 
-    `before` are the scores of the undivided logits, drawn beside.
+    `before` are the scores of the logits as they are, drawn beside.
     """
     ax = get_axes(ax, figsize=(6, 5.4))
     ax.plot([0, 1], [0, 1], ":", color=MUTED, label="calibrated")
     series = {
-        "before the temperature": (before, "s", "--", MUTED),
+        "before calibration": (before, "s", "--", MUTED),
         "after": (y_score, "o", "-", INK),
     }
     for name, (scores, marker, line, color) in series.items():

@@ -7,14 +7,14 @@ FAKE when `y_score >= threshold`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize
 from scipy.special import expit, logit
 from scipy.stats import beta, trim_mean
 
@@ -25,6 +25,8 @@ from utils.stats.metrics import EPS, Array, check_scores, score_table, y_true_of
 UNDECIDED = "none: 04_evaluate has not run"
 THRESHOLD_RULES = ("balanced_accuracy", "eer", "fpr", "cost")
 TEMPERATURE_RANGE = (0.05, 20.0)
+#: Largest offset to either side, in log odds.
+OFFSET = 30.0
 #: Share of the rows that a band leaves decided at least.
 MIN_COVERAGE = 0.1
 #: Share of a video's crops that the trimmed mean leaves out at each end.
@@ -33,25 +35,35 @@ TRIM = 0.2
 CONFIDENT = float(logit(0.8))
 
 
-def fit_temperature(logits: ArrayLike, y_true: ArrayLike) -> float:
-    """The temperature T that minimises the log loss of sigmoid(logit / T).
+def fit_calibration(logits: ArrayLike, y_true: ArrayLike) -> tuple[float, float]:
+    """Temperature T > 0 and offset b that minimise the log loss of sigmoid(logit / T + b).
 
-    It mends over- and underconfidence only: no ranking and no bias of the model changes, and the
-    share of FAKE stays that of val, so elsewhere a score is a probability if the share is alike.
-    T stays within TEMPERATURE_RANGE (a perfect ranking asks for 0, a useless one for infinity)
-    and is 1 if every logit is 0. ValueError: one class only, or a logit that is not finite.
+    T mends over- and underconfidence, b a network that learnt another mix of classes, as pairs of
+    REAL and FAKE make one. No ranking changes; and the share of FAKE is that of the rows given, so
+    elsewhere a score is a probability if the share is alike. T stays within TEMPERATURE_RANGE (a
+    perfect ranking asks for 0, a useless one for infinity). ValueError: one class only, or a logit
+    that is not finite.
 
-    Source: Guo et al. (2017), On Calibration of Modern Neural Networks.
+    Source: Platt (1999), Probabilistic Outputs for Support Vector Machines; Guo et al. (2017), On
+    Calibration of Modern Neural Networks.
     """
     logits = np.asarray(logits, dtype=np.float64)
     finite = np.where(np.isfinite(logits), 0.5, np.nan)
-    y_true, _ = check_scores(y_true, finite, both_for="a temperature")
-    if not logits.any():
-        return 1.0
-    margin = np.where(y_true == 1, logits, -logits)
-    bounds = np.log(TEMPERATURE_RANGE)
-    best = minimize_scalar(lambda x: np.logaddexp(0, -margin / np.exp(x)).mean(), bounds=bounds)
-    return float(np.clip(np.exp(best.x), *TEMPERATURE_RANGE))
+    y_true, _ = check_scores(y_true, finite, both_for="a calibration")
+    sign = np.where(y_true == 1, 1.0, -1.0)
+
+    def loss(x: Array) -> tuple[float, Array]:
+        margin = sign * (x[0] * logits + x[1])
+        slopes = -sign * expit(-margin)
+        return float(np.logaddexp(0, -margin).mean()), np.array(
+            [(slopes * logits).mean(), slopes.mean()]
+        )
+
+    low, high = TEMPERATURE_RANGE
+    bounds = [(1 / high, 1 / low), (-OFFSET, OFFSET)]
+    exact = {"ftol": 1e-15, "gtol": 1e-9, "maxiter": 1000}
+    best = minimize(loss, [1.0, 0.0], jac=True, method="L-BFGS-B", bounds=bounds, options=exact)
+    return float(1 / best.x[0]), float(best.x[1])
 
 
 def choose_threshold(
@@ -203,6 +215,7 @@ class Decision:
         aggregation: of AGGREGATIONS, how the crops of a person become one score.
         units: what the threshold was chosen on: "tracks" (people) or "videos" (all crops pooled).
         abstention: of `choose_abstention`: UNSURE is `low <= score < high`; None: never.
+        prior: share of FAKE for which a score is a probability, that of the crops of val.
         facts: what else decision.json tells.
     """
 
@@ -213,6 +226,7 @@ class Decision:
     offset: float = 0.0
     units: str = "tracks"
     abstention: Mapping[str, float] | None = None
+    prior: float | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -224,7 +238,9 @@ class Decision:
             if given not in accepted:
                 raise ValueError(f"{name} is {given!r}; accepted: {', '.join(accepted)}")
         check_number("temperature", self.temperature, 0.01, 1000)
-        check_number("offset", self.offset, -30, 30)
+        check_number("offset", self.offset, -2 * OFFSET, 2 * OFFSET)
+        if self.prior is not None:
+            check_number("prior", self.prior, 0, 1)
         # The threshold of rule "fpr" may lie just above every score.
         for key, value in {"threshold": self.threshold, **(self.abstention or {})}.items():
             check_number(key, value, 0, np.nextafter(1, 2))
@@ -244,7 +260,7 @@ class Decision:
         how = self.aggregation.replace("_", " ")
         text = (
             f"FAKE from a score of {self.threshold:.3f} on (rule: {self.rule}; temperature "
-            f"{self.temperature:.2f}; the crops of a person by {how})"
+            f"{self.temperature:.2f}, offset {self.offset:.2f}; the crops of a person by {how})"
         )
         if not self.abstention or low == high:
             return f"{text}, never UNSURE."
@@ -256,6 +272,20 @@ class Decision:
             "no promise: with so few videos the error of new ones may be up to {upper:.0%} "
             "(one-sided 95% bound)."
         ).format(**self.abstention)
+
+    def at_prior(self, prior: float) -> Decision:
+        """The same decision where another share of what is judged is FAKE, between 0 and 1.
+
+        All log odds move alike, so no ranking changes; threshold and band stay, so where fakes are
+        rarer fewer files are called so. Raises ValueError for a share out of range.
+
+        Source: Saerens et al. (2002), Adjusting the Outputs of a Classifier to New a Priori
+        Probabilities.
+        """
+        check_number("PRIOR", prior, 1e-6, 1 - 1e-6)
+        known = np.clip(0.5 if self.prior is None else self.prior, 1e-6, 1 - 1e-6)
+        shift = float(logit(prior) - logit(known))
+        return replace(self, offset=self.offset + shift, prior=prior)
 
     @property
     def caution(self) -> str:
@@ -441,35 +471,35 @@ def choose_decision(
     cost_ratio: float = 1.0,
     target_error: float = 0.1,
 ) -> Decision:
-    """Choose temperature, aggregation, threshold and band, in this order, on the val split.
+    """Choose calibration, aggregation, threshold and band, in this order, on the val split.
 
     `val` is a row a crop, as for `Decision.judge_videos`; `aggregation` one of AGGREGATIONS, or
     "auto" for that of the lowest log loss on val; the rest as in `choose_threshold` and
     `choose_abstention`.
     """
-    temperature = fit_temperature(val["logit"], y_true_of(val))
+    temperature, offset = fit_calibration(val["logit"], y_true_of(val))
+    calibrated = Decision(temperature, offset=offset, prior=float(y_true_of(val).mean()))
     if aggregation == "auto":
-        aggregation = str(compare_aggregations(val, temperature)["how"].iloc[0])
-    videos = Decision(temperature, aggregation=aggregation).judge_videos(val)
+        aggregation = str(compare_aggregations(val, calibrated)["how"].iloc[0])
+    calibrated = replace(calibrated, aggregation=aggregation)
+    videos = calibrated.judge_videos(val)
     y_true, y_score = y_true_of(videos), videos["score"]
     targets = {"fpr_target": fpr_target, "cost_ratio": cost_ratio}
     threshold = choose_threshold(y_true, y_score, rule=rule, **targets)
     band = choose_abstention(y_true, y_score, threshold=threshold, target_error=target_error)
     units = "tracks" if "track" in val and val["track"].notna().all() else "videos"
-    facts = {"targets": targets}
-    return Decision(
-        temperature, threshold, rule, aggregation, units=units, abstention=band, facts=facts
-    )
+    chosen = {"threshold": threshold, "rule": rule, "abstention": band, "units": units}
+    return replace(calibrated, **chosen, facts={"targets": targets})  # type: ignore[arg-type]
 
 
-def compare_aggregations(val: pd.DataFrame, temperature: float) -> pd.DataFrame:
-    """`how, log_loss, roc_auc` of each of AGGREGATIONS on the videos of val.
+def compare_aggregations(val: pd.DataFrame, calibrated: Decision) -> pd.DataFrame:
+    """`how, log_loss, roc_auc` of each of AGGREGATIONS on the videos of val, so calibrated.
 
     The lowest log loss comes first, and of equals the simplest.
     """
     rows = []
     for how in AGGREGATIONS:
-        videos = Decision(temperature, aggregation=how).judge_videos(val)
+        videos = replace(calibrated, aggregation=how).judge_videos(val)
         table = score_table(y_true_of(videos), videos["score"], threshold=0.5)
         rows.append({"how": how, "log_loss": table["log_loss"], "roc_auc": table["roc_auc"]})
     order = pd.DataFrame(rows).round({"log_loss": 9})
