@@ -138,8 +138,8 @@ def _scan(dataset: Dataset, skip: Skip) -> pd.DataFrame | None:
         found.add(frames, f"{path}/") if media[path] else found.add([(0, 1, path)], "")
         unit = "folder" if media[path] else "image"
         original = ids.get((video.dataset, video.original), media_stem(video.original))
-        told = {"unit": unit if dataset.layout == "folders" else "listed", "original": original}
-        rows.append(video._asdict() | told)
+        unit = unit if dataset.layout == "folders" else "listed"
+        rows.append((*video._replace(original=original), unit))
     columns = [*Video._fields, "unit"]
     told = pd.DataFrame(rows, columns=columns).rename(columns={"split": "official"})
     return found.table(told, dataset)
@@ -164,7 +164,9 @@ class _Found:
 
     def table(self, videos: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
         """A row a crop, of a row a video in the order in which they were added."""
-        places = {"path": self.paths, "frame": self.frames, "face": self.faces}
+        # NumPy reads a list of numbers five times as fast as pandas.
+        frames, faces = (np.array(values, np.int64) for values in (self.frames, self.faces))
+        places = {"path": self.paths, "frame": frames, "face": faces}
         videos = videos.assign(layout=dataset.layout, root=str(dataset.root))
         videos = videos[[name for name in COLUMNS if name not in places]]
         crops = videos.loc[videos.index.repeat(self.counts)].reset_index(drop=True)

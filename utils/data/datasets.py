@@ -157,7 +157,7 @@ def list_media(
     words = pd.Series([video.split for video in read], dtype=str)
     splits = read_splits(words, train_alone=dataset.layout == "faceforensics")
     told = []
-    for video, split in zip(read, splits, strict=True):
+    for video, split in zip(read, splits.tolist(), strict=True):
         facts = {"label": read_label(video.label), "word": video.label, "split": split}
         video = video._replace(group=video.group or name_group(dataset.name), **facts)
         reason = _unusable(dataset, video, present=video.path in media)

@@ -231,7 +231,8 @@ def read_crop_table(dataset: Dataset, paths: list[str]) -> Iterator[Video]:
     there: dict[str, str] = {}
     for path in paths:
         there.setdefault(media_stem(path), path)
-    for row, reason in zip(table.itertuples(index=False), reasons):
+    # As plain objects: a column of text makes each of its cells anew, slowly.
+    for row, reason in zip(table.astype(object).itertuples(index=False), reasons.tolist()):
         real = read_label(row.label) == "REAL"
         method = row.method or ("original" if real else "unknown")
         path = there.get(row.video, row.filename)
@@ -320,7 +321,7 @@ def read_labelled(dataset: Dataset, paths: list[str]) -> Iterator[Video]:
     unlisted = sorted(set(paths) - set(table.index))
     table = table.reindex([*table.index, *unlisted], fill_value="").reset_index()
     stems = Counter(map(media_stem, table["filename"]))
-    for row in table.itertuples(index=False):
+    for row in table.astype(object).itertuples(index=False):
         path, real = row.filename, read_label(row.label) == "REAL"
         original = find(row.original) if row.original and not real else ""
         method = row.method or ("original" if real else "unknown")
