@@ -97,6 +97,30 @@ def saved(tmp_path_factory):
     return load_scorer(folder, device=CPU)
 
 
+def test_agreement_is_one_with_itself_minus_one_upside_down_and_nothing_when_flat(
+    saved, monkeypatch
+):
+    maps = np.random.default_rng(0).normal(size=(3, 8, 8))
+    monkeypatch.setattr(showing, "heat_maps", lambda *_: maps)
+    assert showing.map_agreement(saved, [], 2 * maps + 1) == pytest.approx(1)
+    assert showing.map_agreement(saved, [], -maps) == pytest.approx(-1)
+    assert np.isnan(showing.map_agreement(saved, [], np.zeros_like(maps)))
+
+
+def test_maps_are_checked_against_random_weights_that_are_the_same_each_time(saved, monkeypatch):
+    networks = []
+
+    def remember(scorer, crops):
+        networks.append(scorer.network.conv_stem.weight)
+        return np.zeros((0, 8, 8))
+
+    monkeypatch.setattr(showing, "heat_maps", remember)
+    for seed in range(2):
+        torch.manual_seed(seed)
+        showing.map_agreement(saved, [], np.zeros((0, 8, 8)))
+    assert torch.equal(*networks) and not torch.equal(networks[0], saved.network.conv_stem.weight)
+
+
 def test_overlay_is_vermilion_for_fake_blue_for_real_and_grey_between():
     heat = np.zeros((160, 160))
     heat[:, :40], heat[:, 120:] = 1, -1
@@ -104,6 +128,18 @@ def test_overlay_is_vermilion_for_fake_blue_for_real_and_grey_between():
     red, grey, blue = shown[80, 10], shown[80, 80], shown[80, 150]
     assert red[0] > red[2] + 50 and blue[2] > blue[0] + 50
     assert grey.tolist() == [100, 100, 100]
+
+
+def test_features_have_length_one_and_find_the_crop_itself(scorer, tmp_path):
+    rng, paths = np.random.default_rng(0), []
+    for i in range(4):
+        paths.append(str(tmp_path / f"{i}.png"))
+        pixels = np.kron(rng.integers(0, 255, (4, 4, 3)), np.ones((16, 16, 1)))
+        Image.fromarray(pixels.astype(np.uint8)).save(paths[-1])
+    pool = showing.embed(scorer, paths, batch_size=3)
+    np.testing.assert_allclose(np.linalg.norm(pool, axis=1), 1, rtol=1e-5)
+    query = showing.embed(scorer, paths[2:3])
+    assert (pool @ query[0]).argmax() == 2 and (pool @ query[0]).max() == pytest.approx(1)
 
 
 # which faces
@@ -158,8 +194,9 @@ def test_each_face_stands_beside_its_own_map(shown, monkeypatch):
         return np.stack([np.full((8, 8), face.getpixel((0, 0))[0] / 50) for face in faces])
 
     monkeypatch.setattr(showing, "heat_maps", maps_of)
+    monkeypatch.setattr(showing, "map_agreement", lambda *_: 0.25)
     explained, drawn = explain(shown, n=1)
-    assert explained == {"explanation": {"n": 4}}
+    assert explained == {"explanation": {"n": 4, "agreement_with_random": 0.25}}
     greys = {kind: face.getpixel((0, 0))[0] for kind, ((face, *_),) in drawn.items()}
     assert greys == {
         "FAKE, found": 0,
@@ -183,7 +220,7 @@ def test_no_faces_or_no_captum_gives_no_maps(shown, monkeypatch):
 
 
 @pytest.mark.skipif(not showing.can_explain(), reason="captum is not installed")
-def test_a_loaded_model_is_explained(evaluate, saved, tmp_path):
+def test_a_loaded_model_is_explained_and_checked(evaluate, saved, tmp_path):
     rng, crops = np.random.default_rng(0), CROPS.drop(columns="score")
     crops = crops.assign(source=crops["video"], split="test", logit=logit(CROPS["score"]))
     crops["file"] = [str(tmp_path / f"{row}.png") for row in range(len(crops))]
@@ -191,6 +228,7 @@ def test_a_loaded_model_is_explained(evaluate, saved, tmp_path):
         Image.fromarray(rng.integers(0, 255, (40, 40, 3), np.uint8)).save(path)
     explained, drawn = explain(evaluate(crops, decision=Decision(), scorer=saved), n=2)
     assert explained["explanation"]["n"] == sum(map(len, drawn.values())) == 5
+    assert -1 <= explained["explanation"]["agreement_with_random"] < 0.9
 
 
 # the worst errors
@@ -206,28 +244,34 @@ def test_wrong_videos_are_those_beyond_the_threshold_the_farthest_first():
 
 
 @pytest.fixture
-def erring(evaluate, tmp_path):
-    """One fake, of eight ever brighter faces, is missed."""
-    scores = (0.05, 0.1, 0.2, 0.3, 0.4, 0.3, 0.2, 0.1)
+def erring(evaluate, saved, tmp_path, monkeypatch):
+    """One fake, of five ever brighter faces, is missed; of train a grey face is like it."""
+    scores = (0.05, 0.1, 0.2, 0.3, 0.4)
     crops = rows(
         *[("d", "grey", n, "FAKE", score) for n, score in enumerate(scores)],
         ("x", "grey", 0, "REAL", 0.02),
     )
     crops = crops.assign(source=crops["dataset"], split="test", logit=logit(crops.pop("score")))
     crops["method"] = np.where(crops["label"] == "FAKE", "unknown", "original")
-    crops["file"] = [grey_file(tmp_path, 25 * level) for level in (*range(8), 9)]
-    return evaluate(crops, decision=Decision())
+    crops["file"] = [grey_file(tmp_path, 25 * level) for level in (0, 1, 2, 3, 4, 6)]
+    # Paths as they are in the index, of a data set that needs not be known.
+    monkeypatch.setattr(showing, "crop_paths", lambda table, data: table["path"].tolist())
+    train = rows(("d", "t1", 0, "REAL", 0), ("d", "t2", 0, "FAKE", 0), ("d", "t3", 0, "REAL", 0))
+    train = train.assign(source=train["video"], split="train")
+    train["path"] = [grey_file(tmp_path, level) for level in (200, 50, 175)]
+    return evaluate(crops, decision=Decision(), scorer=saved, index=train)
 
 
-def test_an_error_shows_frames_over_its_whole_length(erring):
+def test_an_error_shows_frames_over_its_whole_length_and_the_nearest_of_training(erring):
     wrong, (entry,) = worst_errors(erring, n=6)
     assert wrong[["dataset", "video"]].to_numpy().tolist() == [["d", "grey"]]
     score = wrong["score"].item()
     assert entry["title"] == f"FAKE (method unknown), judged {score:.2f}"
-    first = [text for _, text in entry["crops"][:3]]
-    assert first == ["P(FAKE) 0.05", "P(FAKE) 0.20", "P(FAKE) 0.30"]
-    levels = [image.getpixel((0, 0))[0] // 25 for image, _ in entry["crops"]]
-    assert levels == [0, 2, 3, 4, 6, 7]
+    assert [text for _, text in entry["crops"]] == ["P(FAKE) 0.05", "P(FAKE) 0.20", "P(FAKE) 0.40"]
+    assert [image.getpixel((0, 0))[0] for image, _ in entry["crops"]] == [0, 50, 100]
+    assert sorted(label for *_, label in entry["neighbours"]) == ["FAKE", "REAL", "REAL"]
+    image, text, label = entry["neighbours"][0]
+    assert (image.getpixel((0, 0))[0], text, label) == (50, "train: FAKE", "FAKE")
 
 
 def test_errors_are_counted_also_where_none_is_looked_at_or_there_is_none(erring, evaluate):

@@ -69,7 +69,8 @@ def test_only_what_is_there_is_drawn_and_of_an_empty_part_the_picture_goes(resul
 
 def test_gallery_heat_maps_and_history_are_drawn(results):
     face = Image.new("RGB", (9, 9))
-    error = {"title": "FAKE (swap), judged 0.10", "label": "FAKE", "crops": [(face, "a")]}
+    error = {"title": "FAKE (swap), judged 0.10", "label": "FAKE", "crops": [(face, "a")],
+             "neighbours": [(face, "train: REAL", "REAL")]}  # fmt: skip
     parts = {"errors": [error], "heat_maps": {"FAKE, found": [(face, face, "FAKE", "0.9")]}}
     drawn = dict(draw(results, parts))
     assert list(drawn) == ["heat_maps", "errors"]

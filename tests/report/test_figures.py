@@ -139,12 +139,17 @@ def test_heat_maps_stand_beside_their_faces_in_the_colour_of_the_truth():
         figures.plot_heat_maps({"empty": []})
 
 
-def test_gallery_shows_the_crops_of_each_video():
+def test_gallery_shows_crops_and_neighbours_of_each_video():
     face = np.zeros((4, 4, 3), np.uint8)
-    entry = {"title": "REAL, judged 0.90", "label": "REAL", "crops": [(face, "P(FAKE) 0.90")]}
+    entry = {
+        "title": "REAL, judged 0.90",
+        "label": "REAL",
+        "crops": [(face, "P(FAKE) 0.90")],
+        "neighbours": [(face, "train: FAKE", "FAKE")],
+    }
     figure = figures.plot_gallery([entry, {**entry, "crops": [(face, "a"), (face, "b")]}])
     shown = [ax.get_title(loc="left") for ax in figure.axes if ax.images]
-    assert shown == ["P(FAKE) 0.90", "a", "b"]
+    assert shown == ["P(FAKE) 0.90", "train: FAKE", "a", "b", "train: FAKE"]
     with pytest.raises(ValueError, match="nothing to draw"):
         figures.plot_gallery([])
 
@@ -226,7 +231,8 @@ DRAWN = {
     ),
     "heat maps": lambda index: figures.plot_heat_maps({EVIL: [(FACE, FACE, "REAL", EVIL)]}),
     "gallery": lambda index: figures.plot_gallery(
-        [{"title": f"FAKE ({EVIL})", "label": "FAKE", "crops": [(FACE, EVIL)]}]
+        [{"title": f"FAKE ({EVIL})", "label": "FAKE", "crops": [(FACE, EVIL)],
+          "neighbours": [(FACE, EVIL, "REAL")]}]
     ),
     "timeline": draw_timeline,
     "people": lambda index: figures.plot_people([(EVIL, "FAKE", [FACE], [EVIL])], title=EVIL),

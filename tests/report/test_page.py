@@ -6,11 +6,12 @@ import re
 from html.parser import HTMLParser
 from itertools import pairwise
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from utils.report.words import interval, number, write_report
+from utils.report.words import embed_figures, figures_in, interval, number, write_report
 
 ROW = {"value": 0.8123, "low": 0.7011, "high": 0.9022}
 NONE = {"value": None, "low": None, "high": None}
@@ -324,6 +325,16 @@ def test_models_rules_pools_and_other_data_have_their_tables(build):
                   "trimmed mean", "0.432", "from 0.172 to 0.091", "celeb", "1,234",
                   "On other data, celeb: ROC AUC 0.654 (0.701 to 0.902)"):  # fmt: skip
         assert words in text
+
+
+def test_large_figures_are_shrunk_under_the_limit(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (1400, 1400, 3), dtype=np.uint8)
+    for i in range(2):
+        Image.fromarray(noise).save(tmp_path / f"{i}.png")
+    assert sum(path.stat().st_size for path in tmp_path.glob("*.png")) > 10_000_000
+    figures = embed_figures(figures_in(tmp_path, {}))
+    assert sum(len(figure["uri"]) for figure in figures) < 9_000_000
+    assert figures[0]["uri"].startswith("data:image/jpeg;base64,")
 
 
 def test_missing_metrics_name_the_notebook(tmp_path):

@@ -101,6 +101,18 @@ def test_small_groups_are_marked_and_are_the_weakest_only_among_themselves():
     assert weakest({**METRICS, "slices": slices})["name"] == "2 or more"
 
 
+@pytest.mark.parametrize(
+    ("why", "words"),
+    [
+        ({"agreement_with_random": 0.1234}, "0.123 only, so they are not due to its build alone"),
+        ({"agreement_with_random": 0.9}, "do not read them as reasons"),
+        ({"agreement_with_random": None}, "was not measured"),
+    ],
+)  # fmt: skip
+def test_heat_maps_are_read_by_their_checks(why, words):
+    assert words in captions({**METRICS, "explanation": {"n": 4, **why}}, None)["heat_maps"]
+
+
 def test_the_effect_of_the_band_on_test_is_said():
     metrics = copy.deepcopy(METRICS)
     metrics["abstention"]["test"] = {

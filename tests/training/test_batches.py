@@ -184,10 +184,12 @@ def test_plan_starts_where_a_run_was_stopped():
 
 
 @pytest.mark.parametrize("options", [{}, {"balanced": True}, {"pairs": True}])
-def test_every_epoch_has_as_many_steps(options):
+def test_every_epoch_has_as_many_steps_and_labels(options):
     made = plan(frames_per_video=3, **options)
     for made.epoch in (1, 2, 9):
         assert [b.size for b in shown(made, made.epoch)] == made.sizes
+        assert np.bincount(made.labels()).tolist() == np.bincount(plan(
+            frames_per_video=3, **options).labels()).tolist()  # fmt: skip
 
 
 def test_batch_too_small_for_its_processes_is_refused():

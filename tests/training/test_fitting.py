@@ -29,7 +29,7 @@ from utils.training.fitting import (
     sum_up,
 )
 from utils.training.loop import duration, is_launched
-from utils.training.recipes import TrainConfig
+from utils.training.recipes import TrainConfig, balanced_weights
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -290,6 +290,15 @@ def test_only_what_train_only_names_moves(paths, tmp_path, name, train_only):
     assert all(p.requires_grad for p in trained.parameters())
 
 
+def test_class_weights_enter_the_loss(paths, tmp_path):
+    config = replace(CONFIG, epochs=1, class_weights="balanced")
+    y_train = [0] * 5 + [1] * 15
+    history, model = train(tmp_path, paths, config, y_train=y_train, y_val=y_train)
+    weighted = val_loss(model, paths, y_train, balanced_weights(y_train))
+    assert history["val_loss"].item() == pytest.approx(weighted, abs=1e-5)
+    assert weighted != pytest.approx(val_loss(model, paths, y_train), abs=1e-4)
+
+
 @pytest.mark.parametrize("precision", ["auto", "bfloat16"])
 def test_model_is_its_own_again_after_any_precision(paths, tmp_path, precision):
     history, model = train(tmp_path, paths, replace(CONFIG, epochs=1, precision=precision))
@@ -505,7 +514,7 @@ def test_without_resume_a_checkpoint_is_not_gone_on_from(paths, tmp_path):
     [
         ({"learning_rate": 1e-5}, {}, r"learning_rate 0.003 → 1e-05"),
         ({"seed": 7}, {}, "seed 1 → 7"),
-        ({"label_smoothing": 0.1}, {}, r"label_smoothing 0\.0"),
+        ({"class_weights": "balanced"}, {}, "class_weights none"),
         ({"batch_size": 4}, {}, "batch_size 5 → 4"),
         ({}, {"policy": "reference"}, "augmentation"),
         ({}, {"y_train": Y_TRUE[::-1]}, "labels"),

@@ -2,6 +2,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ from utils.training.recipes import (
     RECIPES,
     SETTINGS,
     TrainConfig,
+    balanced_weights,
     make_config,
     make_optimizer,
     make_scheduler,
@@ -101,6 +103,7 @@ def test_bad_change_is_named_with_what_is_accepted(changes, named):
     ("settings", "named"),
     [
         ({"precision": "int8"}, "precision 'int8'"),
+        ({"class_weights": "equal"}, "class_weights 'equal'; accepted: none, balanced"),
         ({"epochs": 0}, "epochs 0"),
         ({"epochs": 2.5}, "epochs 2.5 is not a whole number"),
         ({"batch_size": -3}, "batch_size -3"),
@@ -129,3 +132,14 @@ def test_cosine_rises_and_falls_to_zero_by_hand():
 def test_constant_rate_may_warm_up_too():
     rates = learning_rates(make_config("reference", {"warm_up": 0.5, "learning_rate": 1.0}), 4)
     assert rates == pytest.approx([0.01, 0.505, 1, 1])
+
+
+def test_balanced_weights_by_hand():
+    # n / (2 n_class): 5 / (2 · 1) and 5 / (2 · 4)
+    assert balanced_weights([1, 1, 0, 1, 1]) == (2.5, 0.625)
+    assert np.isfinite(balanced_weights([0, 1])).all()
+
+
+def test_balanced_weights_need_both_classes():
+    with pytest.raises(ValueError, match="both classes"):
+        balanced_weights([1, 1])

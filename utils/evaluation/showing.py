@@ -13,10 +13,13 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
+from scipy.stats import spearmanr
 from tqdm.auto import tqdm
 
+from utils.data.crops import VIDEO, crop_paths
 from utils.evaluation.results import RATES, Evaluation
 from utils.faces.media import evenly_spaced, load_crop
+from utils.model.network import load_model
 from utils.model.scoring import Scorer
 from utils.report.figures import plot_gallery, plot_heat_maps
 from utils.report.score_figures import (
@@ -49,6 +52,8 @@ KINDS = {
 }
 #: Colours of heat maps are full at this quantile of their strength.
 FULL = 0.98
+#: Training videos among which the gallery of errors looks for faces that are alike.
+POOL = 300
 
 
 def can_explain() -> bool:
@@ -124,6 +129,28 @@ def _occlusion(margin: Callable[[torch.Tensor], torch.Tensor], image: torch.Tens
         )
 
 
+def map_agreement(scorer: Scorer, crops: Sequence[Image.Image], maps: np.ndarray) -> float:
+    """What maps owe to the build of the network: their agreement with those of random weights.
+
+    Mean Spearman correlation, map by map; 1 means that the weights change nothing.
+
+    Source: Adebayo et al. (2018), Sanity Checks for Saliency Maps.
+    """
+    network, _ = load_model(scorer.folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for layer in network.modules():
+            if hasattr(layer, "reset_parameters"):
+                layer.reset_parameters()  # type: ignore[operator]
+    others = heat_maps(Scorer(network, device=scorer.device), crops)
+    values = [
+        float(spearmanr(a.ravel(), b.ravel()).statistic)
+        for a, b in zip(maps, others, strict=True)
+        if np.ptp(a) > 0 and np.ptp(b) > 0
+    ]
+    return float(np.mean(values)) if values else float("nan")
+
+
 def overlay(crop: Image.Image, heat: np.ndarray, *, limit: float) -> np.ndarray:
     """The face in grey with its map over it: vermilion speaks for FAKE, blue for REAL.
 
@@ -159,8 +186,8 @@ def explain(
     Args:
         n: faces a kind of answer; 0 draws none.
     Returns:
-        `explanation` for metrics.json: `n`, the number of faces; and what `plot_heat_maps` draws.
-        Empty where captum is missing or there is nothing to draw.
+        `explanation` for metrics.json: `n` and `agreement_with_random`, of `map_agreement`; and
+        what `plot_heat_maps` draws. Empty where captum is missing or there is nothing to draw.
     """
     chosen = surest(ev.test_crops, threshold=ev.decision.threshold, n=n)
     rows = pd.concat(chosen.values())
@@ -174,31 +201,55 @@ def explain(
         kind: [(*next(pictures), row.label, f"{row.score:.2f}") for row in these.itertuples()]
         for kind, these in chosen.items()
     }
-    return {"explanation": {"n": len(faces)}}, drawn
+    agreement = map_agreement(ev.scorer, faces, maps)
+    return {"explanation": {"n": len(faces), "agreement_with_random": agreement}}, drawn
 
 
 def worst_errors(ev: Evaluation, *, n: int) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     """The test videos on the wrong side of the threshold, and the worst of them to be looked at.
 
     Returns:
-        Their rows, the farthest from the threshold first; of `n` of them what `plot_gallery` draws,
-        six crops over its length.
+        Their rows, the farthest from the threshold first; of `n` of them what `plot_gallery` draws:
+        three crops, over its length, and the training faces that the network takes for most alike.
     """
     test, beyond = ev.test, ev.test["score"] - ev.decision.threshold
     wrong = test[(beyond >= 0) != (test["label"] == "FAKE")]
     wrong = wrong.loc[beyond[wrong.index].abs().sort_values(ascending=False).index]
+    if not len(wrong.head(n)):
+        return wrong, []
+    videos = ev.train.drop_duplicates(VIDEO)
+    pool = videos.sample(frac=1, random_state=ev.settings["seed"]).head(POOL)
+    pool_paths, labels = crop_paths(pool, ev.data), pool["label"].tolist()
+    known = embed(ev.scorer, pool_paths)
     gallery = []
     for video in wrong.head(n).itertuples():
         same = (ev.crops["video"] == video.video) & (ev.crops["dataset"] == video.dataset)
-        crops = ev.crops[same].iloc[evenly_spaced(same.sum(), 6)]
+        crops = ev.crops[same].iloc[evenly_spaced(same.sum(), 3)]
+        likeness = known @ embed(ev.scorer, crops["file"].tolist()).mean(axis=0)
+        near = np.argsort(-likeness, kind="stable")[:3]
         method = f"{'method ' * (video.method == 'unknown')}{video.method}"
         title = f"{video.label} ({method}), judged {video.score:.2f}"
         shown = [
             (load_crop(path), f"P(FAKE) {score:.2f}")
             for path, score in zip(crops["file"], crops["score"], strict=True)
         ]
-        gallery.append({"title": title, "label": video.label, "crops": shown})
+        alike = [(load_crop(pool_paths[i]), f"train: {labels[i]}", labels[i]) for i in near]
+        entry = {"title": title, "label": video.label, "crops": shown, "neighbours": alike}
+        gallery.append(entry)
     return wrong, gallery
+
+
+@torch.inference_mode()
+def embed(scorer: Scorer, paths: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
+    """Features before the last layer, scaled to length 1, float32 (n, features), n > 0."""
+    head: Callable[..., torch.Tensor] = scorer.network.forward_head  # type: ignore[assignment]
+    body: Callable[..., torch.Tensor] = scorer.network.forward_features  # type: ignore[assignment]
+    parts = []
+    for start in range(0, len(paths), batch_size):
+        images = [scorer.transform(load_crop(path)) for path in paths[start : start + batch_size]]
+        features = head(body(torch.stack(images).to(scorer.device)), pre_logits=True)
+        parts.append(torch.nn.functional.normalize(features.flatten(1)).float().cpu().numpy())
+    return np.concatenate(parts)
 
 
 def draw(ev: Evaluation, parts: Mapping[str, Any]) -> Iterator[tuple[str, Axes | Figure | None]]:

@@ -343,15 +343,19 @@ def plot_heat_maps(groups: Mapping[str, Sequence[tuple[Any, Any, str, str]]]) ->
 
 
 def plot_gallery(entries: Sequence[Mapping[str, Any]]) -> Figure:
-    """Videos that were judged most wrongly.
+    """Videos that were judged most wrongly: crops, and the training faces most like them.
 
-    Each has `title`, `label` (the truth) and `crops`: (image, text) each.
+    Each has `title`, `label` (the truth), `crops`: (image, text) each, and `neighbours`:
+    (image, text, label) each.
     """
-    strips: list[Strip] = [
-        (entry["title"], INK, [[(*crop, COLORS[entry["label"]]) for crop in entry["crops"]]])
-        for entry in entries
-    ]
-    short = all(len(rows[0]) <= 3 for _, _, rows in strips)  # leaves room for two
+    n_crops = max((len(entry["crops"]) for entry in entries), default=0)
+    strips = []
+    for entry in entries:
+        row: list[Picture] = [(*crop, COLORS[entry["label"]]) for crop in entry["crops"]]
+        row += [None] * (n_crops - len(row))
+        row += [(image, text, COLORS[label]) for image, text, label in entry["neighbours"]]
+        strips.append((entry["title"], INK, [row]))
+    short = all(len(rows[0]) <= 4 for _, _, rows in strips)  # leaves room for two
     return draw_strips(strips, across=2 if short and len(strips) > 1 else 1)
 
 

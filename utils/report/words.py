@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
+from io import BytesIO
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,7 @@ QUESTIONS = {
     "Where does it fail?": "where_it_fails",
     "Can I use it?": "can_i_use_it",
 }
+FIGURES_BYTES = 6_500_000  # base64 adds a third; the page stays under 10 MB
 #: Full of small print: they get the whole width, whatever their shape.
 WIDE = ("intervals", "slices", "heat_maps", "errors")
 #: What stands between them in the model card is written anew.
@@ -323,12 +325,28 @@ def embed_figures(figures: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     embedded = []
     for figure in figures:
         path = figure["path"]
+        kind, data = _encode(path, FIGURES_BYTES // len(figures))
         with Image.open(path) as image:
             width, height = image.size
-        uri = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+        uri = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
         wide = width > 1.3 * height or path.stem in WIDE
         embedded.append({**figure, "uri": uri, "width": width, "height": height, "wide": wide})
     return embedded
+
+
+def _encode(path: Path, budget: int) -> tuple[str, bytes]:
+    """The file as it is, or as a smaller and smaller JPEG until it fits into `budget` bytes."""
+    data, kind = path.read_bytes(), "png"
+    if len(data) <= budget:
+        return kind, data
+    with Image.open(path) as opened:
+        image = opened.convert("RGB")
+    while len(data) > budget and min(image.size) > 16:
+        buffer = BytesIO()
+        image.save(buffer, "JPEG", quality=85, optimize=True)
+        data, kind = buffer.getvalue(), "jpeg"
+        image = image.resize((int(image.width * 0.8), int(image.height * 0.8)))
+    return kind, data
 
 
 def markdown(metrics: Mapping[str, Any], figures: Sequence[Mapping[str, Any]]) -> str:

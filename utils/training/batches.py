@@ -310,6 +310,10 @@ class BatchPlan:
         for batch in self._batches()[self.start :]:
             yield self.epoch, np.array_split(batch, self.processes)[self.rank]
 
+    def labels(self) -> np.ndarray:
+        """Labels of the crops of this epoch, over all processes; how many of each never changes."""
+        return self.table.y_true[np.concatenate([batch.ravel() for batch in self._batches()])]
+
     def _batches(self) -> list[np.ndarray]:
         rng = np.random.default_rng([self.config.seed % 2**64, self.epoch])
         units = draw_epoch(self.table, rng, self.config)

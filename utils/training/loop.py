@@ -30,6 +30,7 @@ from utils.training.batches import CropSet, make_loaders
 from utils.training.checkpoints import CheckpointWriter, copied, load_checkpoint
 from utils.training.recipes import (
     TrainConfig,
+    balanced_weights,
     freeze,
     make_optimizer,
     make_scheduler,
@@ -177,9 +178,12 @@ class _Run:
         self.network, self.optimizer = self.accelerator.prepare(self.model, optimizer)
         self.steps = len(self.plan.sizes)
         self.scheduler = make_scheduler(optimizer, self.config, self.steps * self.config.epochs)
+        self.weights: torch.Tensor | None = None  # of the classes in the loss, shape (2,)
+        if self.config.class_weights == "balanced":
+            self.weights = torch.tensor(balanced_weights(self.plan.labels())).to(self.device)
         # A sum: a share of a batch does not know the mean over all of it.
         smoothing = self.config.label_smoothing
-        self.loss = CrossEntropyLoss(label_smoothing=smoothing, reduction="sum")
+        self.loss = CrossEntropyLoss(self.weights, label_smoothing=smoothing, reduction="sum")
         self.val_seconds = self.save_seconds = 0.0
         self.at = Position()
         #: Loss, rows and number of a step whose loss was not checked yet.
@@ -316,9 +320,10 @@ class _Run:
         order = torch.cat([rows for rows, _ in parts]).argsort()
         logits = torch.cat([part for _, part in parts])[order]  # (n, 2), in the order of the index
         y_true, y_score = self.setup.val.table.y_true, (logits[:, 1] - logits[:, 0]).numpy()
+        weight = None if self.weights is None else self.weights.cpu()
         both = len(np.unique(y_true)) == 2 and np.isfinite(y_score).all()
         return {
-            "val_loss": cross_entropy(logits, torch.from_numpy(y_true)).item(),
+            "val_loss": cross_entropy(logits, torch.from_numpy(y_true), weight=weight).item(),
             "val_auc": float(roc_auc_score(y_true, y_score)) if both else float("nan"),
         }
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
@@ -24,6 +25,7 @@ ACCEPTED = {
     "optimizer": ("adam", "adamw"),
     "schedule": ("constant", "cosine"),
     "train_only": ("", "norms", "head"),
+    "class_weights": ("none", "balanced"),
     "precision": ("auto", "float32", "bfloat16", "float16"),
 }
 #: Fields of TrainConfig that a recipe decides; the others are parameters of 03.
@@ -49,6 +51,7 @@ class TrainConfig:
         ema: decay a step of the averaged weights that are validated and kept; 0: none.
         label_smoothing: share of the target that goes to both classes alike.
         clip_norm: largest norm of the gradient; 0: none.
+        class_weights: "none", or "balanced": the loss of each class weighs the same in an epoch.
         frames_per_video: random crops of each video an epoch; 0: all.
         balanced: as many crops of each class an epoch.
         pairs: each real crop beside a fake one of its source.
@@ -70,6 +73,7 @@ class TrainConfig:
     ema: float = 0.0
     label_smoothing: float = 0.0
     clip_norm: float = 0.0
+    class_weights: str = "none"
     frames_per_video: int = 16
     balanced: bool = False
     pairs: bool = False
@@ -153,6 +157,15 @@ def make_config(
         ValueError: unknown recipe or key, or a value of the wrong type or out of range.
     """
     return replace(choose("recipe", RECIPES, recipe, changes, INGREDIENTS), **settings)
+
+
+def balanced_weights(y_true: np.ndarray) -> tuple[float, float]:
+    """Class weights n / (2 · n_class), so that both classes weigh the same in the loss."""
+    counts = np.bincount(y_true, minlength=2)
+    if counts.min() == 0:
+        raise ValueError("class weights need both classes in the training split")
+    real, fake = counts.sum() / (2 * counts)
+    return float(real), float(fake)
 
 
 def freeze(model: torch.nn.Module, train_only: str) -> None:
