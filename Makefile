@@ -12,7 +12,7 @@ KAGGLE_VENV := .venv-kaggle
 
 # Recipes read these from their environment, so the shell expands nothing in them either. ARGS is
 # for the shell: it splits it, so quotes in it count, and so would a `$(...)`.
-export DATA OUTPUT SET FROM TO ONLY BENCH_DATA INPUT MODEL OWNER
+export DATA OUTPUT SET FROM TO ONLY BENCH_DATA INPUT CROPS MODEL OWNER
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run predict test lint bench clean kaggle-stage kaggle-push kaggle-check
@@ -26,8 +26,9 @@ run: $(VENV)/.installed ## all notebooks: demo data, or DATA=folder [OUTPUT= SET
 	@$(PY) -m tools.run --data "$$DATA" --output "$$OUTPUT" --set "$$SET" \
 		--from "$$FROM" --to "$$TO"
 
-predict: $(VENV)/.installed ## judge INPUT=file, folder or glob [MODEL=folder OUTPUT=folder for tables and pictures ARGS="--prior 0.1"]
-	@$(PY) -m tools.predict --input "$$INPUT" --model "$$MODEL" --output "$$OUTPUT" $(ARGS)
+predict: $(VENV)/.installed ## judge INPUT=file, folder or glob, or CROPS= [MODEL=folder OUTPUT=folder ARGS="--json --prior 0.1"]
+	@$(PY) -m tools.predict --input "$$INPUT" --crops "$$CROPS" --model "$$MODEL" \
+		--output "$$OUTPUT" $(ARGS)
 
 test: $(VENV)/.installed-dev ## all tests, the notebooks end to end included; ARGS="-k name" for some
 	$(PY) -m pytest $(ARGS)
@@ -61,9 +62,9 @@ clean: ## remove caches, outputs/demo and outputs/test; keeps .venv and all othe
 # so requirements that change meanwhile are installed next time.
 $(VENV)/.installed: requirements.txt
 	@$(PY) -m pip --version >/dev/null 2>&1 || { $(check_python); $(PYTHON) -m venv --clear $(VENV); }
-	@echo "Installing requirements.txt into $(VENV) (some minutes and 6 GB the first time)"
+	@echo "Installing requirements.txt into $(VENV) (some minutes and 6 GB the first time)" >&2
 	@touch $@.new
-	@$(PY) -m pip install --disable-pip-version-check -r requirements.txt
+	@$(PY) -m pip install --disable-pip-version-check -r requirements.txt >&2
 	@mv $@.new $@
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed

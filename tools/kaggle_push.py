@@ -146,7 +146,8 @@ def connect(owner: str) -> Any:
         raise KaggleError("the client is missing: pip install kaggle") from error
     except SystemExit:
         raise KaggleError(
-            "no Kaggle credentials: at kaggle.com/settings (API) create a token and save it as "
+            "no Kaggle credentials: at kaggle.com/settings (API) create a token, and set "
+            "KAGGLE_API_TOKEN to it or save it as ~/.kaggle/access_token; of the older kind, save "
             "~/.kaggle/kaggle.json, or set KAGGLE_USERNAME and KAGGLE_KEY"
         ) from None
     user = api.get_config_value("username")

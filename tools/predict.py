@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import argparse
 import ast
+import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from utils.faces.media import collect_inputs
-from utils.inference.answers import judge_files, write_tables
-from utils.inference.judging import load_judge
+from utils.inference.answers import answer_tables, judge_files, write_tables
+from utils.inference.judging import Answer, load_judge
 from utils.inference.pictures import Pictures
 from utils.model.network import find_model
 from utils.report.figures import show_figures
-from utils.run.machine import get_device, printable
+from utils.run.machine import get_device, output_folder, printable
+
+#: From so many files on there is a table in place of a line each.
+MANY = 12
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Judge files from the command line; returns 0, or 2 where nothing could be judged at all."""
+    """Judge files; returns 0, 1 where none of them could be judged, or 2 (refused)."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.predict",
         description="Say of images and videos whether they are REAL, FAKE or UNSURE.",
     )
-    parser.add_argument("--input", required=True, help="file, folder or glob; or a list ['a','b']")
+    parser.add_argument("--input", default="", help="file, folder or glob; or a list ['a','b']")
+    parser.add_argument(
+        "--crops", default="", help="the same, of images that are face crops already"
+    )
     parser.add_argument("--model", default="", help="model folder; default: `model` in OUTPUT")
     parser.add_argument(
         "--output", default="", help="folder for tables and pictures; default: none"
@@ -33,33 +41,58 @@ def main(argv: list[str] | None = None) -> int:
         help="share of FAKE among these files; 0 (default): that which the model was calibrated on",
     )  # fmt: skip
     parser.add_argument("--device", default="auto", help="auto (default), cpu or cuda")
+    parser.add_argument("--json", action="store_true", help="print a JSON object a line")
     args = parser.parse_args(argv)
     try:
-        inputs = collect_inputs(_as_list(args.input))
-        folder = find_model(args.model, args.output)
+        inputs, crops = (collect_inputs(_as_list(given)) for given in (args.input, args.crops))
+        if not inputs and not crops:
+            raise ValueError("name what to judge: INPUT=clip.mp4, or CROPS= for face crops")
+        output = output_folder(args.output) if args.output else None
+        folder = find_model(args.model, output or "")
         print(printable(f"Model: {folder}"), file=sys.stderr)
         judge = load_judge(folder, device=get_device(args.device), prior=args.prior)
         print(f"A score is P(FAKE) where {100 * judge.prior:.3g}% are FAKE.", file=sys.stderr)
-        answers = judge_files(judge, inputs, frames_per_video=args.frames, progress=False)
+        how = {"frames_per_video": args.frames, "progress": None}
+        answers = judge_files(judge, inputs, crops=crops, **how)
     except (ValueError, OSError) as error:
         print("error:", printable(str(error), keep="\n"), file=sys.stderr)
         return 2
-    for answer in answers:
-        print(answer)
-    if args.output:
-        write_tables(answers, args.output)
-        pictures, folder = Pictures(judge, answers, args.frames), Path(args.output) / "annotated"
-        show_figures(pictures.timelines(n=-1), folder, show=False)
-        show_figures(pictures.people(n=-1, n_maps=len(answers)), folder, show=False)
-        pictures.annotate(folder, n=-1)
-        print(f"Tables and pictures are in {args.output}")
-    return 0
+    if output:
+        write_tables(answers, output)
+    print(_as_json(answers, folder) if args.json else _as_text(answers))
+    if output:
+        pictures, beside = Pictures(judge, answers, args.frames), output / "annotated"
+        show_figures(pictures.timelines(n=-1), beside, show=False)
+        show_figures(pictures.people(n=-1, n_maps=len(answers)), beside, show=False)
+        pictures.annotate(beside, n=-1)
+        print(f"Tables and pictures are in {args.output}", file=sys.stderr)
+    return int(all(answer.faces.empty for answer in answers))
+
+
+def _as_text(answers: Sequence[Answer]) -> str:
+    """A line a file, or a table of many."""
+    if len(answers) < MANY:
+        return "\n".join(map(str, answers))
+    verdicts = answer_tables(answers)[1]
+    table = verdicts[["decision", "score", "n_faces", "input", "reason"]].astype(str)
+    table["score"] = verdicts["score"].map("{:.2f}".format)
+    table = table.map(lambda text: printable(text[:69]) + "…" * (len(text) > 69))
+    widths = {name: int(table[name].str.len().max()) for name in table}
+    rows = [[name.replace("n_faces", "faces") for name in table], *table.to_numpy().tolist()]
+    lines = ["  ".join(map(str.ljust, row, (max(w, 5) for w in widths.values()))) for row in rows]
+    return "\n".join(map(str.rstrip, lines))
+
+
+def _as_json(answers: Sequence[Answer], model: Path) -> str:
+    rows = answer_tables(answers)[1].to_dict("records")
+    more = [{"input": answer.input, "model": str(model)} for answer in answers]
+    return "\n".join(json.dumps(row | told) for row, told in zip(rows, more, strict=True))
 
 
 def _as_list(text: str) -> list[str]:
     """One pattern, or a list of them as Python or JSON writes it."""
     if not (text.startswith("[") and text.endswith("]")) or Path(text).exists():
-        return [text]
+        return [text] if text else []
     try:
         return [str(pattern) for pattern in ast.literal_eval(text)]
     except (ValueError, SyntaxError):

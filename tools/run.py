@@ -25,6 +25,7 @@ from tools.demo.data import draw_demo
 from tools.parameters import checked_parameters, parse_overrides, unknown
 from utils.data.datasets import find_datasets, holds, index_videos, lacking
 from utils.run.artifacts import read_json, read_table
+from utils.run.jobs import HEADLESS
 from utils.run.machine import printable
 
 NOTEBOOKS = (
@@ -34,6 +35,8 @@ NOTEBOOKS = (
 NOTEBOOK_FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 #: What the demo changes: arguments of `draw_demo`, and parameters of the notebooks.
 DEMO = Path(__file__).parent / "demo" / "demo.json"
+#: Seconds in which a kernel has to start: a slow home folder or a loaded machine takes its time.
+START_S = 900
 Overrides = Mapping[str, Mapping[str, Any]]
 
 
@@ -50,7 +53,10 @@ class _ThisInterpreter(AsyncKernelManager):
         command += ["--IPKernelApp.log_level=CRITICAL"]  # errors of cells come as messages
         # A backend exported by the caller (Agg, say) would lose every figure.
         figures = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-        return KernelSpec(argv=command, env=figures, display_name="Python 3", language="python")
+        # What is told there comes past the notebook, at once, to where this process tells things.
+        command += ["--IPKernelApp.capture_fd_output=False"]
+        env = figures | {HEADLESS: "1"}
+        return KernelSpec(argv=command, env=env, display_name="Python 3", language="python")
 
 
 def run_pipeline(
@@ -79,9 +85,9 @@ def run_pipeline(
         NotebookError: a notebook failed.
     """
     notebooks = notebooks or NOTEBOOK_FOLDER
-    output = Path(output or ("outputs/run" if data else "outputs/demo")).resolve()
+    output = Path(output or ("outputs/run" if data else "outputs/demo")).expanduser().resolve()
     demo = {} if data else json.loads(DEMO.read_text(encoding="utf-8"))
-    videos = Path(data).resolve() if data else output / "demo_data"
+    videos = Path(data).expanduser().resolve() if data else output / "demo_data"
     raw = _holds_videos(videos) if data else True
     selected = _select(start, stop, raw=raw)
     if data and {"00_extract_faces", "01_explore_data"} <= {*selected}:
@@ -180,6 +186,7 @@ def _execute(path: Path, copy: Path, parameters: dict[str, Any], *, title: str) 
             kernel_manager_class=_ThisInterpreter,
             progress_bar={"desc": title, "leave": False} if terminal else False,
             cwd=path.parent,
+            start_timeout=START_S,
         )
     except papermill.PapermillExecutionError as error:
         code = (error.source.strip().splitlines() or [""])[0]
@@ -192,6 +199,13 @@ def _execute(path: Path, copy: Path, parameters: dict[str, Any], *, title: str) 
         raise NotebookError(
             f"{path.stem} stopped: its kernel died, most often for lack of memory\n"
             f"executed copy: {_shown(copy)}"
+        ) from None
+    except RuntimeError as error:  # of nbclient, which waits for the first sign of a kernel
+        if "Kernel" not in str(error):
+            raise
+        raise NotebookError(
+            f"{path.stem} did not start ({error}): its kernel has {START_S / 60:.0f} minutes for "
+            "that; free some memory, or run again when this machine has less to do"
         ) from None
     print(f"{title}: done in {timedelta(seconds=round(time.monotonic() - begin))}", flush=True)
 

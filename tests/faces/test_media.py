@@ -696,9 +696,17 @@ def test_missing_file_is_named(tmp_path):
 
 
 def rotated_copy(path, target, turn):
-    """Write the rotation of a phone held upright into the track header (ISO 14496-12, 8.3.2)."""
+    """Write how a phone was held into the track header (ISO 14496-12, 8.3.2)."""
     one = 1 << 16
-    matrices = {"clockwise": (0, one, 0, -one, 0, 0), "counter": (0, -one, 0, one, 0, 0)}
+    matrices = {
+        "clockwise": (0, one, 0, -one, 0, 0),
+        "counter": (0, -one, 0, one, 0, 0),
+        "around": (-one, 0, 0, 0, -one, 0),
+        "mirrored": (-one, 0, 0, 0, one, 0),
+        "upside down": (one, 0, 0, 0, -one, 0),
+        "clockwise, mirrored": (0, one, 0, one, 0, 0),
+        "counter, mirrored": (0, -one, 0, -one, 0, 0),
+    }
     words = [*matrices[turn], 0, 0, 1 << 30]
     data = bytearray(path.read_bytes())
     start = data.index(b"tkhd") + 4 + 40
@@ -707,19 +715,48 @@ def rotated_copy(path, target, turn):
     return target
 
 
-@pytest.mark.parametrize(("turn", "white_quarter"), [("clockwise", (0, 1)), ("counter", (1, 0))])
-def test_frames_are_upright_as_the_file_says(tmp_path, turn, white_quarter):
+@pytest.mark.parametrize(
+    ("turn", "white", "grey"),
+    [
+        ("clockwise", (0, 1), (1, 1)),
+        ("counter", (1, 0), (0, 0)),
+        ("around", (1, 1), (1, 0)),
+        ("mirrored", (0, 1), (0, 0)),
+        ("upside down", (1, 0), (1, 1)),
+        ("clockwise, mirrored", (0, 0), (1, 0)),
+        ("counter, mirrored", (1, 1), (0, 1)),
+    ],
+)
+def test_frames_are_upright_as_the_file_says(tmp_path, turn, white, grey):
+    """The matrix of ISO 14496-12: x' = ax + cy, y' = bx + dy, y downwards."""
     image = np.zeros((64, 96, 3), dtype=np.uint8)
-    image[:32, :48] = 255  # white: top left
+    image[:32, :48], image[:32, 48:] = 255, 128  # white: top left; grey: top right
     plain = write_video(tmp_path / "plain.mp4", [image] * 3, fps=25)
     path = rotated_copy(plain, tmp_path / "turned.mp4", turn)
-    assert (probe(path).width, probe(path).height) == (64, 96)
+    height, width = (96, 64) if turn.startswith(("clock", "counter")) else (64, 96)
+    assert (probe(path).width, probe(path).height) == (width, height)
     for n in (0, 2, 1):  # in full, and only what is wanted
         for _, _, image in sample_frames(path, n):
             shown = np.asarray(image).astype(float)
-            assert shown.shape == (96, 64, 3)
-            quarters = shown.reshape(2, 48, 2, 32, 3).mean(axis=(1, 3, 4))  # rows, columns
-            assert np.unravel_index(quarters.argmax(), (2, 2)) == white_quarter
+            assert shown.shape == (height, width, 3)
+            quarters = shown.reshape(2, height // 2, 2, width // 2, 3).mean(axis=(1, 3, 4))
+            order = np.argsort(-quarters, axis=None)
+            assert [tuple(np.unravel_index(k, (2, 2))) for k in order[:2]] == [white, grey]
+
+
+@pytest.mark.parametrize("name", ["phone.heic", "phone.jpg"])
+def test_a_heic_picture_is_read_or_says_what_it_needs(tmp_path, monkeypatch, name):
+    """FFmpeg would show one tile of it."""
+    (tmp_path / name).write_bytes(b"\0\0\0\x18ftypheic" + bytes(60))
+    monkeypatch.setattr("utils.faces.media._formats", lambda: ("JPEG", "PNG"))
+    with pytest.raises(ValueError, match="is a HEIC picture: pip install pi-heif"):
+        next(open_media(str(tmp_path / name), 1))
+
+
+@pytest.mark.parametrize("name", ["a.3gp", "a.wmv", "a.MTS", "a.ts", "a.heic", "a.avif"])
+def test_what_phones_and_cameras_write_is_found_in_a_folder(tmp_path, name):
+    (tmp_path / name).write_bytes(b"x")
+    assert collect_inputs([str(tmp_path)]) == [str(tmp_path / name)]
 
 
 def test_odd_sizes_are_padded_by_the_last_row_and_column(tmp_path):

@@ -141,6 +141,22 @@ def test_model_without_a_decision_is_judged_by_the_plain_rule(judge, model_folde
     assert plain.prior == PRIOR
 
 
+def test_a_logit_that_is_no_number_costs_its_own_file_only(judge, tmp_path, crop):
+    class Broken(Constant):
+        def forward(self, images):
+            grey = images.mean(dim=(1, 2, 3))
+            return torch.stack([grey * 0, torch.where(grey > 0.5, torch.nan, grey)], dim=1)
+
+    broken = replace(judge, scorer=Scorer(Broken(0.0), device=CPU))
+    Image.new("RGB", (160, 160), "white").save(tmp_path / "white.png")
+    good = crop(tmp_path / "good.png")
+    paths = [str(tmp_path / "white.png"), good]
+    odd, fine = judge_files(broken, [], crops=paths, progress=False)
+    assert (odd.decision, odd.score) == ("UNSURE", broken.prior)
+    assert odd.reason == "the model gives no finite number for 1 of 1 faces"
+    assert len(fine.faces) == 1
+
+
 def test_damaged_decision_is_refused(model_folder, judge, tmp_path):
     (tmp_path / "model").mkdir()
     for path in model_folder.iterdir():

@@ -1,5 +1,6 @@
 """Answers as pictures: what they show, where they lie, and that a browser plays them."""
 
+import json
 import re
 import subprocess
 import sys
@@ -274,6 +275,31 @@ def test_copy_of_frames_that_lie_years_apart_ends(judge, tmp_path, monkeypatch, 
     assert probe(annotate_video(answer, tmp_path / "a.mp4")).n_frames <= 40
 
 
+def test_a_stream_that_changes_its_size_has_a_copy_of_one_size(judge, tmp_path):
+    parts = []
+    for number, size in enumerate([(640, 360), (320, 180)]):
+        shots = [np.asarray(Image.fromarray(scene(LEFT)).resize(size))] * 8
+        parts.append(write_video(tmp_path / f"{number}.ts", shots, fps=8).read_bytes())
+    (tmp_path / "both.ts").write_bytes(b"".join(parts))
+    answer = judge_file(judge, str(tmp_path / "both.ts"), frames_per_video=0)
+    assert {round(x / 64) for x in answer.faces["x1"]} != {round(answer.faces["x1"][0] / 64)}
+    info = probe(annotate_video(answer, tmp_path / "a.mp4"))
+    assert (info.width, info.height) == (640, 360) and info.n_frames > 8
+
+
+def test_a_picture_that_cannot_be_made_is_a_line_and_costs_no_other(judge, clip, tmp_path, capsys):
+    gone = str(tmp_path / "gone\x1b.mp4")
+    Path(gone).write_bytes(Path(clip).read_bytes())
+    answers = [judge_file(judge, path, frames_per_video=4) for path in (gone, clip)]
+    Path(gone).unlink()
+    pictures = Pictures(judge, answers, 4)
+    assert [name for name, _ in pictures.timelines(n=-1)] == ["clip.timeline"]
+    assert [name for name, _ in pictures.people(n=-1, n_maps=0)] == ["clip.people"]
+    assert [path.name for path in pictures.annotate(tmp_path / "out", n=-1)] == ["clip.mp4"]
+    said = capsys.readouterr().err
+    assert said.count("no picture of it: ") == 3 and "\x1b" not in said
+
+
 def test_picture_and_animation_are_annotated_too(judge, tmp_path):
     Image.fromarray(scene(LEFT)).save(tmp_path / "a.png")
     shots = [Image.fromarray(scene((200 + 9 * i, 170, 150))) for i in range(6)]
@@ -320,6 +346,30 @@ def test_command_line_prints_answers_and_writes_all_files(judge, clip, tmp_path,
     verdicts = pd.read_csv(tmp_path / "out" / "verdicts.csv")
     assert verdicts["input"].tolist() == ["clip.mp4", "wall's $.png"]
     assert verdicts["n_people"].tolist() == [2, 0]
+
+
+def test_command_line_judges_crops_and_prints_objects_for_scripts(judge, tmp_path, capsys, crop):
+    paths = [crop(tmp_path / f"{n}.png", n) for n in range(2)]
+    model = ["--model", str(judge.scorer.folder), "--device", "cpu"]
+    assert main(["--crops", str(tmp_path), "--json", "--prior", "0.1", *model]) == 0
+    said = capsys.readouterr()
+    rows = [json.loads(line) for line in said.out.splitlines()]
+    assert [row["input"] for row in rows] == paths
+    assert {row["prior"] for row in rows} == {0.1} and "where 10% are FAKE" in said.err
+    assert {row["n_faces"] for row in rows} == {1} and rows[0]["model"] == model[1]
+    assert main(model) == 2 and "INPUT=clip.mp4" in capsys.readouterr().err
+
+
+def test_command_line_has_a_table_of_many_and_fails_where_none_is_judged(judge, tmp_path, capsys):
+    for n in range(12):
+        (tmp_path / f"{n:02}.mp4").write_bytes(b"no video")
+    model = ["--model", str(judge.scorer.folder), "--device", "cpu"]
+    assert main(["--input", str(tmp_path), *model]) == 1
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["decision", "score", "faces", "input", "reason"]
+    assert [line.split()[:4] for line in lines[:2]] == [
+        ["UNSURE", "0.80", "0", "00.mp4"], ["UNSURE", "0.80", "0", "01.mp4"]
+    ]  # fmt: skip
 
 
 def test_command_line_says_what_is_missing(tmp_path):

@@ -10,7 +10,7 @@ import cv2
 import pytest
 import torch
 
-from utils.run.jobs import ATTEMPTS, CHUNK, map_threads, prefetch, run_jobs
+from utils.run.jobs import ATTEMPTS, CHUNK, HEADLESS, Bar, map_threads, prefetch, run_jobs
 
 
 def square(number):
@@ -43,6 +43,18 @@ def die_always(item):
 
 def fail(number):
     raise ValueError(f"item {number} is bad")
+
+
+def test_bars_tell_of_themselves_where_nobody_sees_them(monkeypatch, capfd):
+    monkeypatch.setattr("utils.run.jobs.TELL_EVERY", 0)
+    assert list(Bar(range(3), "judge", unit="file", mininterval=0)) == [0, 1, 2]
+    assert "left" not in capfd.readouterr().err
+    monkeypatch.setenv(HEADLESS, "1")
+    list(map_threads(square, range(3), desc="decode", unit="crop"))
+    list(Bar(range(3), "judge", disable=True))
+    told = [line for line in capfd.readouterr().err.splitlines() if "left" in line]
+    assert told and all(line.startswith("decode: ") and "/3 crop" in line for line in told)
+    assert not any("\r" in line for line in told)
 
 
 def test_each_item_gives_one_result_here_and_in_processes():

@@ -3,13 +3,18 @@
 import random
 import subprocess
 import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from utils.data.datasets import find_datasets
+from utils.model.network import build_model
 from utils.run import machine
+from utils.run.artifacts import data_folder
+from utils.run.machine import fits_shared_memory, output_folder
 
 
 @pytest.fixture
@@ -45,6 +50,27 @@ def test_output_is_a_local_folder_or_kaggles_working_folder(nowhere):
 def test_a_named_output_folder_is_made_and_left_empty(tmp_path):
     folder = machine.output_folder(tmp_path / "a" / "b")
     assert folder.is_dir() and list(folder.iterdir()) == []
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert output_folder("~/results") == tmp_path / "results"
+    (tmp_path / "data").mkdir()
+    assert data_folder("~/data", tmp_path / "out") == str(tmp_path / "data")
+    with pytest.raises(FileNotFoundError, match="no known data set in ~/data"):
+        find_datasets("~/data")
+    with pytest.raises(ValueError, match="is no file, and no folder"):
+        build_model("test_efficientnet", image_size=32, weights="~/weights.pt")
+
+
+@pytest.mark.parametrize(("free", "fits"), [(64, False), (1000, True)])
+def test_a_small_shared_memory_is_told_and_not_written_over(monkeypatch, free, fits):
+    usage = SimpleNamespace(free=free * 2**20)
+    monkeypatch.setattr("utils.run.machine.shutil.disk_usage", lambda path: usage)
+    told = pytest.warns(UserWarning, match="--shm-size.*NUM_WORKERS=0")
+    expected = nullcontext() if fits else told
+    with expected:
+        assert fits_shared_memory(100 * 2**20) == fits
 
 
 @pytest.mark.parametrize("below", ["", "below"])

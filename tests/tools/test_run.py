@@ -196,6 +196,39 @@ def test_dead_kernel_names_its_notebook(tmp_path, crops):
     assert (tmp_path / "out" / "notebooks" / path.name).is_file()
 
 
+def test_a_kernel_that_does_not_start_is_a_sentence(notebooks, crops, tmp_path, monkeypatch):
+    slow = tmp_path / "python"
+    slow.write_text("#!/bin/sh\nexec sleep 60\n")
+    slow.chmod(0o755)
+    monkeypatch.setattr(run.sys, "executable", str(slow))
+    monkeypatch.setattr(run, "START_S", 2)
+    with pytest.raises(NotebookError, match=r"01_explore_data did not start .* run again"):
+        run_pipeline(crops, tmp_path / "out", stop="01_explore_data", notebooks=notebooks)
+
+
+def test_progress_of_a_notebook_arrives_while_it_runs_and_not_in_its_copy(crops, tmp_path):
+    source = """from utils.run import jobs
+jobs.TELL_EVERY = 0
+list(jobs.Bar(range(3), "decode", unit="crop", mininterval=0))
+jobs.tell("epoch 1 of 3")
+"""
+    path = tmp_path / "notebooks" / "01_explore_data.ipynb"
+    path.parent.mkdir()
+    nbformat.write(notebook('DATA = ""\nOUTPUT = ""', source), path)
+    code = (
+        "import sys; from pathlib import Path; from tools.run import run_pipeline; "
+        "run_pipeline(*sys.argv[1:3], stop='01_explore_data', notebooks=Path(sys.argv[3]))"
+    )
+    command = [sys.executable, "-c", code, str(crops), str(tmp_path / "out"), str(path.parent)]
+    where = os.environ | {"PYTHONPATH": str(run.NOTEBOOK_FOLDER.parent)}
+    done = subprocess.run(command, capture_output=True, text=True, env=where)
+    assert done.returncode == 0, done.stderr
+    assert "epoch 1 of 3\n" in done.stderr and "decode: " in done.stderr
+    assert "\r" not in done.stderr + done.stdout
+    copy = nbformat.read(tmp_path / "out" / "notebooks" / path.name, as_version=4)
+    assert "epoch 1 of 3" not in str([cell.get("outputs") for cell in copy.cells])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -515,7 +548,7 @@ def made(tmp_path_factory):
     ("target", "names"),
     [
         ("run", ["DATA", "OUTPUT", "SET", "FROM", "TO"]),
-        ("predict", ["INPUT", "MODEL", "OUTPUT"]),
+        ("predict", ["INPUT", "CROPS", "MODEL", "OUTPUT"]),
         ("kaggle-stage", ["OWNER"]),
         ("kaggle-push", ["OWNER"]),
         ("bench", ["ONLY", "BENCH_DATA"]),

@@ -44,7 +44,7 @@ def find_datasets(data: str | Path = "") -> list[Dataset]:
     Raises:
         FileNotFoundError: the folder does not exist, or nothing known is below it.
     """
-    tops = [Path(data)] if data else input_roots()
+    tops = [Path(data).expanduser()] if data else input_roots()
     for top in tops:
         if not top.is_dir():
             raise FileNotFoundError(f"DATA {str(top)!r} is not a folder")

@@ -14,7 +14,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 from scipy.stats import spearmanr
-from tqdm.auto import tqdm
 
 from utils.data.crops import VIDEO, crop_paths
 from utils.evaluation.results import RATES, Evaluation
@@ -34,6 +33,7 @@ from utils.report.score_figures import (
     plot_slices,
 )
 from utils.report.words import interval, metric_names, number
+from utils.run.jobs import Bar
 from utils.stats.decisions import Decision
 from utils.stats.metrics import y_true_of
 
@@ -81,7 +81,7 @@ def heat_maps(scorer: Scorer, crops: Sequence[Image.Image], *, progress: bool = 
     images = [scorer.transform(crop)[None].to(scorer.device) for crop in crops]
     layer = _map_layer(scorer.network, images[0]) if images else None
     maps = []
-    for image in tqdm(images, desc="heat maps", unit="crop", disable=not progress):
+    for image in Bar(images, desc="heat maps", unit="crop", disable=not progress):
         if layer is None:
             found = _occlusion(scorer.margin, image)
         else:

@@ -18,7 +18,6 @@ from typing import Any
 import pandas as pd
 import torch
 from PIL import Image
-from tqdm.auto import tqdm
 
 from utils.faces.detection import (
     CropRecipe,
@@ -33,7 +32,7 @@ from utils.faces.detection import (
 )
 from utils.faces.media import probe, sample_frames
 from utils.run.artifacts import ARTIFACTS, atomic_path
-from utils.run.jobs import prefetch, run_jobs
+from utils.run.jobs import Bar, prefetch, run_jobs
 
 NEEDED = ("path", "dataset", "video", "filename", "label", "original", "method", "split")
 METADATA, BOXES, RECIPE = "metadata.csv", "boxes.csv", "recipe.json"
@@ -128,7 +127,7 @@ def extract_faces(
     records: dict[str, dict[str, Any]] = {}
     with (
         _working_folder(folder, [name for name in files if not _unfit(name)]),
-        tqdm(total=len(rows), desc="Extract faces", unit="video", disable=not progress) as bar,
+        Bar(total=len(rows), desc="Extract faces", unit="video", disable=not progress) as bar,
     ):
         for record in _run(jobs, workers, scheduler):
             records[record["video"]] = record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -35,13 +36,18 @@ from utils.run.artifacts import atomic_path
 #: What is taken for a video or an image in a folder, on every road; a file that is named by itself
 #: is tried whatever its name. GIF, APNG and WebP may be animations: 05 samples their frames as it
 #: does a video's, and as a crop they are their first frame, so they are images everywhere.
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".flv")
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".3gp", ".avi", ".mkv", ".webm", ".flv"),
+    *(".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv"),
+)
 IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp"),
-    *(".gif", ".apng", ".tif", ".tiff", ".avif"),
+    *(".gif", ".apng", ".tif", ".tiff", ".avif", ".heic", ".heif"),
 )
+#: Brands of HEIF files whose pictures are coded as HEVC, in the first bytes of such a file.
+HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 #: Image formats that are read; Pillow's others are rare, or run foreign programs (EPS).
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "HEIF", "JPEG2000", "PPM")
 #: PyAV 17 and newer convert colours in threads that are started anew for each frame: that takes
 #: several times as long as the conversion.
 ONE_THREAD: dict[str, Any] = {"threads": 1} if PYAV >= 17 else {}
@@ -118,8 +124,15 @@ def open_media(path: str, n_frames: int, *, threads: int = 0) -> Iterator[Frame]
 
 
 def is_image(path: str) -> bool:
-    """Whether Pillow takes the content for an image, whatever its name; ValueError for no file."""
+    """Whether Pillow takes the content for an image, whatever its name; ValueError for no file.
+
+    A phone's HEIC picture needs pi-heif: FFmpeg would show a tile of it.
+    """
     check_file(path)
+    with open(path, "rb") as file:
+        head = file.read(12)
+    if head[4:8] == b"ftyp" and head[8:] in HEIC and "HEIF" not in _formats():
+        raise ValueError(f"{path} is a HEIC picture: pip install pi-heif, or save it as JPEG")
     try:
         with Image.open(path, formats=_formats()):
             return True
@@ -131,8 +144,10 @@ def is_image(path: str) -> bool:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those of FORMATS that this build of Pillow knows."""
+    """Those of FORMATS that this build of Pillow knows, HEIF where pi-heif is installed."""
     Image.init()
+    with suppress(ImportError):
+        importlib.import_module("pi_heif").register_heif_opener()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
@@ -255,7 +270,7 @@ def probe(path: str | Path) -> VideoInfo:
         frame = next(decode(*opened), None)
     if frame is None:
         raise _no_frame(path)
-    turned = _quarter_turns(frame) % 2
+    turned, *_ = _display(frame)
     size = (frame.height, frame.width) if turned else (frame.width, frame.height)
     return VideoInfo(*size, packets.fps, packets.n_frames)
 
@@ -284,7 +299,9 @@ def sample_frames(path: str | Path, n_frames: int = 0, *, threads: int = 0) -> I
             pixels = frame.to_ndarray(format="rgb24", **ONE_THREAD)  # (H, W, 3)
         except (ValueError, FFmpegError) as error:
             raise ValueError(f"{path}: frame {number}: {error}") from error
-        upright = np.ascontiguousarray(np.rot90(pixels, _quarter_turns(frame)))
+        turned, across, down = _display(frame)
+        pixels = pixels.swapaxes(0, 1) if turned else pixels
+        upright = np.ascontiguousarray(pixels[:: 1 - 2 * down, :: 1 - 2 * across])
         yield number, time_s, Image.fromarray(upright)
     if number < 0:
         raise _no_frame(path)
@@ -303,9 +320,17 @@ def evenly_spaced(n_total: int, n: int) -> np.ndarray:
     return (2 * np.arange(n) + 1) * n_total // (2 * n)
 
 
-def _quarter_turns(frame: av.VideoFrame) -> int:
-    """Quarter turns counter-clockwise, 0 to 3, that bring a frame upright."""
-    return round(frame.rotation / 90) % 4
+def _display(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
+    """How a frame is shown: whether rows become columns, then mirrored across, then up and down.
+
+    A phone that is held upright turns its frames, a selfie camera may mirror them too.
+    """
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False, False, False
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].astype(float)  # x' = ax + cy, …
+    turned = abs(b) + abs(c) > abs(a) + abs(d)
+    return turned, (c if turned else a) < 0, (b if turned else d) < 0
 
 
 def _no_frame(path: str | Path) -> ValueError:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from utils.data.crops import crop_paths
 from utils.data.datasets import index_videos
@@ -20,7 +19,7 @@ from utils.faces.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, collect_inputs
 from utils.inference.judging import Answer, Judge, judge_file, load_judge, unjudged
 from utils.model.network import find_model
 from utils.run.artifacts import ARTIFACTS, bring, data_folder, read_table, write_table
-from utils.run.jobs import run_jobs
+from utils.run.jobs import Bar, run_jobs
 from utils.run.machine import get_device, input_roots, short_names
 from utils.stats.decisions import Decision
 
@@ -119,7 +118,7 @@ def judge_files(
     frames_per_video: int = 16,
     workers: int = 0,
     scheduler: str = "",
-    progress: bool = True,
+    progress: bool | None = True,
 ) -> list[Answer]:
     """Judge many files; one that cannot be judged is listed with its reason, the others go on.
 
@@ -131,6 +130,7 @@ def judge_files(
         workers: processes; 1: this one alone, which still works at several files at once; 0: this
             one on a GPU and for fewer than MANY files, else one a core.
         scheduler: address of a Dask scheduler whose workers do the work instead.
+        progress: show a bar; None: none in a file.
     Returns:
         One answer a file: the inputs, then the crops.
     Raises:
@@ -151,7 +151,8 @@ def judge_files(
         away = [(number, os.path.abspath(path), cropped) for number, path, cropped in work]
         lost = partial(_lost, judge)
         results = run_jobs(function, away, workers=workers, scheduler=scheduler, lost=lost)
-    bar = tqdm(results, "judge", len(work), unit="file", disable=not progress)
+    hidden = None if progress is None else not progress
+    bar = Bar(results, "judge", len(work), unit="file", disable=hidden)
     ordered = sorted(bar, key=itemgetter(0))
     return [replace(answer, input=files[number][0]) for number, answer in ordered]
 

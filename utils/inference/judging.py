@@ -133,6 +133,9 @@ def judge_file(
         return unjudged(judge, path, str(error).replace(path, Path(path).name))
     if faces.empty:
         return unjudged(judge, path, reason)
+    if odd := int((~np.isfinite(faces["logit"])).sum()):
+        reason = f"the model gives no finite number for {odd} of {len(faces)} faces"
+        return unjudged(judge, path, reason)
     people = judge.decision.find_people(faces)
     score, decision, reason = judge.decision.judge_file(people)
     return Answer(path, decision, score, reason, faces, people, cropped, *_prior_of(judge))

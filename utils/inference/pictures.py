@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, zip_longest
 from pathlib import Path, PurePath
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -18,8 +21,10 @@ from utils.faces.media import Frame, is_image, open_media, probe, read_image, wr
 from utils.inference.judging import Answer, Judge, recut
 from utils.report.figures import COLORS, MUTED, SHOWN, plot_image_grid, plot_people, plot_timeline
 from utils.run.artifacts import atomic_path
-from utils.run.machine import short_names
+from utils.run.jobs import Bar
+from utils.run.machine import printable, short_names
 
+Made = TypeVar("Made")
 #: Crops a person on a contact sheet, spread over its time.
 CROPS = 6
 #: Longest side of an annotated video or picture, in pixels; a larger one is shrunk.
@@ -77,62 +82,77 @@ class Pictures:
 
         Yields `<name>.timeline` and its figure for each file of `choose`.
         """
-        for name, answer in self.choose(n).items():
-            if answer.faces["frame"].nunique() < 2:
-                continue
-            people = _leading(answer)
-            peaks = peak_rows(answer.faces, people, n=max(1, SHOWN // len(people)))
-            positions = [position for rows in peaks for position in rows][:SHOWN]
-            faces = answer.faces.iloc[positions]
-            crops = recut(self.judge, answer, faces, frames_per_video=self.frames_per_video)
-            ax = plot_timeline(
-                answer.faces,
-                answer.people,
-                threshold=self.judge.decision.threshold,
-                band=self.judge.decision.band,
-                title=name + answer.note,
-                peaks=list(zip(positions, crops, strict=True)),
-            )
-            yield f"{name}.timeline", ax.figure  # type: ignore[misc]
+        chosen = self.choose(n).items()
+        several = {name: a for name, a in chosen if a.faces["frame"].nunique() > 1}
+        yield from self._each(several, self._timeline)
+
+    def _timeline(self, name: str, answer: Answer, _: int) -> tuple[str, Figure]:
+        people = _leading(answer)
+        peaks = peak_rows(answer.faces, people, n=max(1, SHOWN // len(people)))
+        positions = [position for rows in peaks for position in rows][:SHOWN]
+        faces = answer.faces.iloc[positions]
+        crops = recut(self.judge, answer, faces, frames_per_video=self.frames_per_video)
+        ax = plot_timeline(
+            answer.faces,
+            answer.people,
+            threshold=self.judge.decision.threshold,
+            band=self.judge.decision.band,
+            title=name + answer.note,
+            peaks=list(zip(positions, crops, strict=True)),
+        )
+        return f"{name}.timeline", ax.figure  # type: ignore[return-value]
+
+    def _each(
+        self, chosen: Mapping[str, Answer], make: Callable[[str, Answer, int], Made]
+    ) -> Iterator[Made]:
+        """What `make(name, answer, number)` makes; a picture that cannot be made is a line."""
+        for number, (name, answer) in enumerate(chosen.items()):
+            try:
+                made = make(name, answer, number)
+            except Exception as error:  # whatever a file brings about when it is read again
+                reason = printable(str(error))
+                Bar.write(f"{printable(name)}: no picture of it: {reason}", file=sys.stderr)
+            else:
+                yield made
 
     def people(self, *, n: int, n_maps: int) -> Iterator[tuple[str, Figure]]:
         """Contact sheets, a row of crops a person; the first `n_maps` show heat maps, with captum.
 
         Yields `<name>.people` and its figure for each file of `choose`.
         """
-        for number, (name, answer) in enumerate(self.choose(n).items()):
-            people = _leading(answer)
-            peaks = peak_rows(answer.faces, people, n=CROPS)
-            faces = answer.faces.iloc[[position for rows in peaks for position in rows]]
-            found = recut(self.judge, answer, faces, frames_per_video=self.frames_per_video)
-            pictures = iter(zip(found, faces.itertuples(), strict=True))
-            rows = []
-            for person in people.itertuples():
-                seen = [next(pictures) for _ in peaks[person.track]]
-                note = f" ({person.note})" if person.note else ""
-                said = f"{person.decision}, P(FAKE) {person.score:.2f}{note}"
-                captions = [f"{face.time_s:.1f} s: {face.score:.2f}" for _, face in seen]
-                crops = [crop for crop, _ in seen]
-                rows.append((f"Person {person.track}: {said}", person.decision, crops, captions))
-            maps: list[list[np.ndarray]] = []
-            if number < n_maps and can_explain():
-                heat = heat_maps(self.judge.scorer, found, progress=False)
-                limit = float(np.abs(heat).max()) or 1.0
-                drawn = iter([overlay(c, h, limit=limit) for c, h in zip(found, heat, strict=True)])
-                maps = [[next(drawn) for _ in crops] for _, _, crops, _ in rows]
-            yield f"{name}.people", plot_people(rows, maps=maps, title=name + answer.note)
+        yield from self._each(self.choose(n), partial(self._people, n_maps))
+
+    def _people(self, n_maps: int, name: str, answer: Answer, number: int) -> tuple[str, Figure]:
+        people = _leading(answer)
+        peaks = peak_rows(answer.faces, people, n=CROPS)
+        faces = answer.faces.iloc[[position for rows in peaks for position in rows]]
+        found = recut(self.judge, answer, faces, frames_per_video=self.frames_per_video)
+        pictures = iter(zip(found, faces.itertuples(), strict=True))
+        rows = []
+        for person in people.itertuples():
+            seen = [next(pictures) for _ in peaks[person.track]]
+            note = f" ({person.note})" if person.note else ""
+            said = f"{person.decision}, P(FAKE) {person.score:.2f}{note}"
+            captions = [f"{face.time_s:.1f} s: {face.score:.2f}" for _, face in seen]
+            crops = [crop for crop, _ in seen]
+            rows.append((f"Person {person.track}: {said}", person.decision, crops, captions))
+        maps: list[list[np.ndarray]] = []
+        if number < n_maps and can_explain():
+            heat = heat_maps(self.judge.scorer, found, progress=False)
+            limit = float(np.abs(heat).max()) or 1.0
+            drawn = iter([overlay(c, h, limit=limit) for c, h in zip(found, heat, strict=True)])
+            maps = [[next(drawn) for _ in crops] for _, _, crops, _ in rows]
+        return f"{name}.people", plot_people(rows, maps=maps, title=name + answer.note)
 
     def annotate(self, folder: Path, *, n: int) -> list[Path]:
-        """Write annotated copies: `<name>.mp4` of videos and animations, `<name>.png` of pictures.
+        """Write annotated copies: `<name>.mp4` of what moves, `<name>.png` of pictures."""
 
-        Raises ValueError if a file cannot be read.
-        """
-        made = []
-        for name, answer in self.choose(n).items():
+        def write(name: str, answer: Answer, _: int) -> Path:
             still = is_image(answer.input) and answer.faces["frame"].nunique() <= 1
-            write, suffix = (annotate_image, ".png") if still else (annotate_video, ".mp4")
-            made.append(write(answer, folder / f"{name}{suffix}"))
-        return made
+            how, suffix = (annotate_image, ".png") if still else (annotate_video, ".mp4")
+            return how(answer, folder / f"{name}{suffix}")
+
+        return list(self._each(self.choose(n), write))
 
 
 def file_names(names: Sequence[str]) -> list[str]:
@@ -237,11 +257,14 @@ def _drawn(answer: Answer, frames: Iterator[Frame]) -> Iterator[tuple[int, float
     sampled = np.unique(answer.faces["frame"]) if len(answer.faces) else np.array([0])
     step = float(np.diff(sampled).min()) if len(sampled) > 1 else 12.0
     bends = boxes_between(answer.faces, step=step)
-    people = answer.people.set_index("track")
+    people, size = answer.people.set_index("track"), (0, 0)
     for number, time_s, image in frames:
-        scale = min(1.0, LONGEST / max(image.size))
-        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        canvas = image.resize(size, Image.Resampling.BILINEAR) if scale < 1 else image
+        if not any(size):  # that of the first frame, for a stream may change its own half-way
+            shrink = min(1.0, LONGEST / max(image.size))
+            size = (max(1, round(image.width * shrink)), max(1, round(image.height * shrink)))
+        scale = np.tile(np.divide(size, image.size), 2)
+        same = image.size == size
+        canvas = image if same else image.resize(size, Image.Resampling.BILINEAR)
         pen = ImageDraw.Draw(canvas)
         pen.font = ImageFont.load_default(max(13, min(size) // 24))
         for track, bend in bends.items():

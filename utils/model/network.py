@@ -62,7 +62,7 @@ def build_model(
         "crop_mode": "squash",
     }
     if weights:
-        config["state_dict"] = _read_weights(_weights_file(Path(weights)))
+        config["state_dict"] = _read_weights(_weights_file(Path(weights).expanduser()))
     options: dict[str, Any] = {"num_classes": len(CLASSES), "pretrained_cfg_overlay": config}
     rng_state = torch.get_rng_state()
     try:
@@ -191,8 +191,8 @@ def find_model(model: str | Path = "", output: str | Path = "") -> Path:
         ValueError: different ones are attached.
     """
     if model:
-        return _inside(Path(model))
-    output = Path(output or output_folder())
+        return _inside(Path(model).expanduser())
+    output = Path(output or output_folder()).expanduser()
     attached = map(_inside, input_roots())
     judged = sorted(attached, key=lambda folder: not (folder / "decision.json").is_file())
     found = find_all(FILES, [output / "model"], judged)

@@ -13,13 +13,15 @@ from PIL import Image
 from timm.data import resolve_model_data_config
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
-from tqdm.auto import tqdm
 
 from utils.faces.media import load_crop
 from utils.model.network import fold_batch_norms, load_model
-from utils.run.machine import default_workers
+from utils.run.jobs import Bar
+from utils.run.machine import default_workers, fits_shared_memory
 
 Transform = Callable[[Image.Image], torch.Tensor]
+#: Bytes of a batch that a loader process shares, about: 64 images of 224 pixels.
+SHARED = 64 * 3 * 224**2 * 4
 #: How Accelerate calls number formats.
 PRECISIONS = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}
 
@@ -134,7 +136,7 @@ class Scorer:
         precision = mixed_precision(self.device)
         dtype = torch.bfloat16 if precision == "bf16" else torch.float16
         logits = [torch.empty(0, 2)]
-        for images in tqdm(batches, desc="score", unit="batch", disable=not progress):
+        for images in Bar(batches, desc="score", unit="batch", disable=not progress):
             with torch.autocast(self.device.type, dtype=dtype, enabled=precision != "no"):
                 images = images.to(
                     self.device, memory_format=torch.channels_last, non_blocking=True
@@ -166,10 +168,13 @@ class Scorer:
             data: of images (3, S, S), or with `batch_size` None of batches of them.
             num_workers: loader processes; 0 loads in this one, -1 chooses.
         """
+        workers = default_workers(self.device) if num_workers < 0 else num_workers
+        if workers and not fits_shared_memory(3 * workers * SHARED):
+            workers = 0
         loader = DataLoader(
             data,
             batch_size=batch_size,
-            num_workers=default_workers(self.device) if num_workers < 0 else num_workers,
+            num_workers=workers,
             pin_memory=torch.cuda.is_available(),
         )
         return self.score_batches(loader).round(6)

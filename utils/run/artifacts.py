@@ -243,9 +243,10 @@ def _missing(name: str, folder: Path) -> FileNotFoundError:
 def data_folder(data: str | Path, output: str | Path) -> str:
     """Where a notebook looks for crops: DATA, else what 00 wrote to OUTPUT, else Kaggle ("")."""
     mount_drive(data)
+    data = os.path.expanduser(data)
     if not data and (Path(output) / "faces" / "metadata.csv").is_file():
         return str(Path(output) / "faces")
-    return str(data)
+    return data
 
 
 def bring(names: Sequence[str], output: str | Path, *, first: str | Path = "") -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +24,36 @@ Result = TypeVar("Result")
 ATTEMPTS = 3
 #: Items that a thread takes at a time.
 CHUNK = 64
+
+
+#: Set where nobody sees bars, by who runs notebooks: progress is told on standard error as well.
+HEADLESS = "DEEPFAKE_HEADLESS"
+#: Seconds between two lines of one bar.
+TELL_EVERY = 30.0
+
+
+def tell(line: str) -> None:
+    """Print a line of progress past the notebook, where HEADLESS is set; see `tools.run`."""
+    if HEADLESS in os.environ:
+        start = "\r\x1b[K" if os.isatty(2) else ""  # over a bar that stands there
+        os.write(2, f"{start}{line}\n".encode())
+
+
+class Bar(tqdm):
+    """tqdm's bar; where nobody sees it, a line every half minute."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._told = time.monotonic()
+        super().__init__(*args, **options)
+
+    def update(self, n: float | None = 1) -> bool | None:
+        """Count `n` more."""
+        shown = super().update(n)
+        if not self.disable and time.monotonic() - self._told >= TELL_EVERY:
+            self._told = time.monotonic()
+            form = "{desc}: {n_fmt}/{total_fmt} {unit} [{elapsed}, {remaining} left{postfix}]"
+            tell(self.format_meter(**self.format_dict | {"bar_format": form}))
+        return shown
 
 
 def prefetch(items: Iterable[Item], size: int = 2) -> Iterator[Item]:
@@ -61,7 +93,7 @@ def map_threads(
 
     parallel = joblib.Parallel(n_jobs=-1, prefer="threads", return_as="generator")
     chunks = parallel(joblib.delayed(of_chunk)(i) for i in range(0, len(items), CHUNK))
-    with tqdm(total=len(items), desc=desc, unit=unit, disable=not progress) as bar:
+    with Bar(total=len(items), desc=desc, unit=unit, disable=not progress) as bar:
         for results in chunks:
             bar.update(len(results))
             yield from results

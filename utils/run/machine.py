@@ -8,7 +8,9 @@ import importlib
 import os
 import platform
 import random
+import shutil
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from importlib import metadata
@@ -45,6 +47,7 @@ def output_folder(output: str | Path = "") -> Path:
     cannot be created or written.
     """
     folder = Path(output or (KAGGLE_WORKING if environment() == "kaggle" else "outputs"))
+    folder = folder.expanduser()
     mount_drive(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -134,6 +137,26 @@ def default_workers(device: torch.device) -> int:
     """
     cores = os.cpu_count() or 1
     return min(4, cores // 4 if device.type == "cpu" else cores - 1)
+
+
+def fits_shared_memory(size: int) -> bool:
+    """Whether processes can share so many bytes; if not, a warning says what to do.
+
+    A container often has 64 MB of /dev/shm, and who writes beyond it is killed without a word.
+    """
+    try:
+        free = shutil.disk_usage("/dev/shm").free
+    except OSError:  # another system, which has its own ways
+        return True
+    if size <= 0.9 * free:
+        return True
+    warnings.warn(
+        f"loader processes would share {size / 2**20:,.0f} MB and /dev/shm has "
+        f"{free / 2**20:,.0f} MB: loading in this process instead. docker run --shm-size=2g makes "
+        "room; NUM_WORKERS=0 silences this",
+        stacklevel=2,
+    )
+    return False
 
 
 def version_line(device: torch.device | None = None) -> str:

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from utils.faces.media import load_crop
 from utils.run.artifacts import atomic_path
 from utils.run.jobs import map_threads, prefetch
-from utils.run.machine import environment
+from utils.run.machine import environment, fits_shared_memory
 from utils.stats.metrics import y_true_of
 from utils.training.augmentation import Policy, augment, self_blend
 from utils.training.recipes import TrainConfig
@@ -75,7 +75,7 @@ def store_folder(output: str | Path, store: str = "") -> Path:
     What lies in `/kaggle/working` is kept and counts against its 20 GB; a store is neither.
     """
     if store:
-        return Path(store)
+        return Path(store).expanduser()
     if environment() == "local":
         return Path(output) / "store"
     return Path(tempfile.gettempdir()) / "deepfake-detection-store"
@@ -391,6 +391,8 @@ class BatchLoader:
         self.plan = plan
         # All that may be under way, one that was just handed out, and one that is being used.
         shape = (num_workers * AHEAD + 2, largest, image_size, image_size, 3)
+        if num_workers and not fits_shared_memory(math.prod(shape)):
+            num_workers, shape = 0, (2, *shape[1:])
         self.images = torch.empty(shape, dtype=torch.uint8)
         slots = _Slots(fill, plan, self.images)
         self.loader = DataLoader(

@@ -16,13 +16,13 @@ import pandas as pd
 import torch
 from timm.data import resolve_model_data_config
 from torch import multiprocessing
-from tqdm.auto import tqdm
 
 from utils.data.crops import crop_paths, spread_frames
 from utils.data.splits import check_splits, control_labels
 from utils.faces.detection import CropRecipe, read_recipe
 from utils.model.network import check_ours, load_model, model_card, save_model
 from utils.run.artifacts import bring, find_artifact, read_json, read_table, write_json, write_table
+from utils.run.jobs import Bar, tell
 from utils.run.machine import default_workers, device_name, time_budget, versions
 from utils.stats.metrics import y_true_of
 from utils.training.augmentation import OVERSAMPLE, POLICIES, Policy, make_policy
@@ -173,7 +173,7 @@ def fit(
     )
     progress = progress if is_first() else False
     hidden = None if progress is None else not progress
-    with tqdm(desc="train", unit="batch", leave=False, disable=hidden) as bar:
+    with Bar(desc="train", unit="batch", leave=False, disable=hidden) as bar:
 
         def show(kind: str, facts: dict[str, Any]) -> None:
             if kind == "step":
@@ -187,8 +187,10 @@ def fit(
             if on_epoch:
                 on_epoch(history)
             if progress is not False:
-                tqdm.write(epoch_line(history.iloc[-1], config.epochs))
+                line = epoch_line(history.iloc[-1], config.epochs)
+                Bar.write(line)
                 sys.stdout.flush()  # a log file would show it hours later
+                tell(line)
 
         if not processes:  # one for each visible GPU, unless one is named
             every = device.type == "cuda" and device.index is None
