@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         show_figures(pictures.timelines(n=-1), beside, show=False)
         show_figures(pictures.people(n=-1, n_maps=len(answers)), beside, show=False)
         pictures.annotate(beside, n=-1)
-        print(f"Tables and pictures are in {args.output}", file=sys.stderr)
+        print(f"To read: {pictures.write_page(output)}", file=sys.stderr)
     return int(all(answer.faces.empty for answer in answers))
 
 
@@ -77,9 +77,9 @@ def _as_text(answers: Sequence[Answer]) -> str:
     table = verdicts[["decision", "score", "n_faces", "input", "reason"]].astype(str)
     table["score"] = verdicts["score"].map("{:.2f}".format)
     table = table.map(lambda text: printable(text[:69]) + "…" * (len(text) > 69))
-    widths = {name: int(table[name].str.len().max()) for name in table}
-    rows = [[name.replace("n_faces", "faces") for name in table], *table.to_numpy().tolist()]
-    lines = ["  ".join(map(str.ljust, row, (max(w, 5) for w in widths.values()))) for row in rows]
+    rows = [[name.removeprefix("n_") for name in table], *table.to_numpy().tolist()]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ["  ".join(map(str.ljust, row, widths)) for row in rows]
     return "\n".join(map(str.rstrip, lines))
 
 

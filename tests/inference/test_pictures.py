@@ -29,7 +29,7 @@ from utils.inference.pictures import (
     file_names,
     peak_rows,
 )
-from utils.report.figures import plain, plot_people, plot_timeline, use_theme
+from utils.report.figures import plain, plot_people, plot_timeline, show_figures, use_theme
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -319,6 +319,43 @@ def test_large_video_is_shrunk_and_one_without_faces_says_so(judge, tmp_path):
     assert (info.width, info.height) == (1280, 720)
 
 
+# the page
+
+
+def test_the_page_tells_every_answer_and_why_and_loads_nothing(judge, clip, media, tmp_path):
+    evil = tmp_path / "<img src=x onerror=alert(1)> & \x1b.mp4"
+    evil.write_bytes(Path(clip).read_bytes())
+    inputs = [clip, str(evil), str(media / "broken.mp4")]
+    answers = judge_files(judge, inputs, frames_per_video=4, progress=False)
+    pictures = Pictures(judge, answers, 4)
+    show_figures(pictures.timelines(n=-1), tmp_path / "out" / "annotated", show=False)
+    page = pictures.write_page(tmp_path / "out")
+    html = page.read_text("utf-8")
+    assert page == tmp_path / "out" / "answers.html" and html.startswith("<!DOCTYPE html>")
+    assert "<img src=x" not in html and "&lt;img src=x onerror" in html and "\x1b" not in html
+    assert not re.search(r"(src|href)=\"(?!data:|#)", html) and "<script" not in html
+    assert html.count("data:image/png;base64,") == 2  # a timeline each
+    assert "3 files: " in html and "1 not judged" in html and "not a readable" in html
+    words = {"REAL": "Looks real", "FAKE": "Looks fake", "UNSURE": "Not sure"}
+    assert (
+        html.count(words[answers[0].decision]) >= 4 and f"Score {answers[0].score:.3f}"[:10] in html
+    )
+    few = Pictures(judge, answers, 4).write_page(tmp_path / "out").read_text("utf-8")
+    assert "data:image/png" not in few  # the picture of an earlier run is not this one's
+
+
+def test_the_page_of_two_hundred_files_stays_small(judge, answer, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (900, 900, 3), dtype=np.uint8)
+    (tmp_path / "annotated").mkdir()
+    answers = [replace(answer, input=f"{n}.mp4") for n in range(200)]
+    for n in range(200):
+        Image.fromarray(noise).save(tmp_path / "annotated" / f"{n}.people.png", compress_level=0)
+    drawn = {f"{n}.people" for n in range(200)}
+    page = Pictures(judge, answers, 4, drawn).write_page(tmp_path)
+    assert page.stat().st_size < 10_000_000
+    assert page.read_text("utf-8").count("data:image/jpeg") == 200
+
+
 # the command line
 
 
@@ -342,6 +379,7 @@ def test_command_line_prints_answers_and_writes_all_files(judge, clip, tmp_path,
     assert made == {
         *("inference.csv", "verdicts.csv", "submission.csv"),
         *("annotated/clip.mp4", "annotated/clip.timeline.png", "annotated/clip.people.png"),
+        "answers.html",
     }
     verdicts = pd.read_csv(tmp_path / "out" / "verdicts.csv")
     assert verdicts["input"].tolist() == ["clip.mp4", "wall's $.png"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice, zip_longest
 from pathlib import Path, PurePath
@@ -20,11 +21,14 @@ from utils.evaluation.showing import can_explain, heat_maps, overlay
 from utils.faces.media import Frame, is_image, open_media, probe, read_image, write_video
 from utils.inference.judging import Answer, Judge, recut
 from utils.report.figures import COLORS, MUTED, SHOWN, plot_image_grid, plot_people, plot_timeline
+from utils.report.words import embed_figures, environment, write_text
 from utils.run.artifacts import atomic_path
 from utils.run.jobs import Bar
 from utils.run.machine import printable, short_names
 
 Made = TypeVar("Made")
+#: Answers in the words of a headline.
+ANSWERS = {"FAKE": "fake", "REAL": "real", "UNSURE": "unsure"}
 #: Crops a person on a contact sheet, spread over its time.
 CROPS = 6
 #: Longest side of an annotated video or picture, in pixels; a larger one is shrunk.
@@ -44,6 +48,8 @@ class Pictures:
     judge: Judge
     answers: Sequence[Answer]
     frames_per_video: int
+    #: Names of what was drawn; a picture of that name may also lie there from an earlier run.
+    drawn: set[str] = field(default_factory=set, compare=False)
 
     def choose(self, n: int) -> dict[str, Answer]:
         """`n` files (-1: all) in which faces were found, the highest and the lowest score in turn.
@@ -84,7 +90,7 @@ class Pictures:
         """
         chosen = self.choose(n).items()
         several = {name: a for name, a in chosen if a.faces["frame"].nunique() > 1}
-        yield from self._each(several, self._timeline)
+        yield from self._each("timeline", several, self._timeline)
 
     def _timeline(self, name: str, answer: Answer, _: int) -> tuple[str, Figure]:
         people = _leading(answer)
@@ -103,7 +109,7 @@ class Pictures:
         return f"{name}.timeline", ax.figure  # type: ignore[return-value]
 
     def _each(
-        self, chosen: Mapping[str, Answer], make: Callable[[str, Answer, int], Made]
+        self, what: str, chosen: Mapping[str, Answer], make: Callable[[str, Answer, int], Made]
     ) -> Iterator[Made]:
         """What `make(name, answer, number)` makes; a picture that cannot be made is a line."""
         for number, (name, answer) in enumerate(chosen.items()):
@@ -113,6 +119,7 @@ class Pictures:
                 reason = printable(str(error))
                 Bar.write(f"{printable(name)}: no picture of it: {reason}", file=sys.stderr)
             else:
+                self.drawn.add(f"{name}.{what}")
                 yield made
 
     def people(self, *, n: int, n_maps: int) -> Iterator[tuple[str, Figure]]:
@@ -120,7 +127,7 @@ class Pictures:
 
         Yields `<name>.people` and its figure for each file of `choose`.
         """
-        yield from self._each(self.choose(n), partial(self._people, n_maps))
+        yield from self._each("people", self.choose(n), partial(self._people, n_maps))
 
     def _people(self, n_maps: int, name: str, answer: Answer, number: int) -> tuple[str, Figure]:
         people = _leading(answer)
@@ -152,7 +159,53 @@ class Pictures:
             how, suffix = (annotate_image, ".png") if still else (annotate_video, ".mp4")
             return how(answer, folder / f"{name}{suffix}")
 
-        return list(self._each(self.choose(n), write))
+        return list(self._each("copy", self.choose(n), write))
+
+    def write_page(self, output: Path) -> Path:
+        """Write answers.html: each answer in words, with its pictures in `output/annotated`.
+
+        One file that loads nothing, for people who do not read tables.
+        """
+        names = short_names([answer.input for answer in self.answers])
+        files = file_names(names)
+        kinds = {"timeline": "The score over time", "people": "The faces that were judged"}
+        made = [
+            {"path": path, "title": f"{title}: {printable(name)}"}
+            for name, file in zip(names, files, strict=True)
+            for kind, title in kinds.items()
+            if f"{file}.{kind}" in self.drawn
+            and (path := output / "annotated" / f"{file}.{kind}.png").is_file()
+        ]
+        embedded = embed_figures(made)
+        rows = [
+            {
+                **{"name": printable(name), "decision": answer.decision, "score": answer.score},
+                **{"faces": len(answer.faces), "people": answer.n_people, "note": answer.note},
+                "reason": printable(answer.reason),
+                "pictures": [p for p in embedded if p["path"].name.rsplit(".", 2)[0] == file],
+            }
+            for name, file, answer in zip(names, files, self.answers, strict=True)
+        ]
+        judge, counts = self.judge, Counter(row["decision"] for row in rows if row["faces"])
+        facts = judge.scorer.facts
+        told = {
+            "Model": "/".join(judge.scorer.folder.resolve().parts[-2:]),
+            "Network": getattr(judge.scorer.network, "pretrained_cfg", {}).get("architecture"),
+            "Trained on": facts.get("datasets"),
+            "Training": facts.get("splits", {}).get("train"),
+        }
+        some = [f"{counts[name]} {word}" for name, word in ANSWERS.items() if counts[name]]
+        some += [f"{n} not judged"] if (n := len(rows) - counts.total()) else []
+        low, high = judge.decision.band
+        page = environment(autoescape=True).get_template("answers.html")
+        html = page.render(
+            headline=f"{len(rows):,} {'file' if len(rows) == 1 else 'files'}: {', '.join(some)}",
+            rows=rows,
+            model={key: value for key, value in told.items() if value},
+            **{"prior": judge.prior, "threshold": judge.decision.threshold},
+            **{"low": low, "high": high, "caution": judge.decision.caution},
+        )
+        return write_text(output / "answers.html", html)
 
 
 def file_names(names: Sequence[str]) -> list[str]:

@@ -273,8 +273,8 @@ def write_report(output: str | Path) -> Path:
     figures = figures_in(output / "figures", captions(metrics, history))
     card = output / "model" / "README.md"
     if card.is_file():
-        _write(card, with_evaluation(card.read_text("utf-8", "replace"), metrics))
-    _write(output / "report.md", markdown(metrics, figures))
+        write_text(card, with_evaluation(card.read_text("utf-8", "replace"), metrics))
+    write_text(output / "report.md", markdown(metrics, figures))
     page = environment(autoescape=True).get_template("template.html")
     html = page.render(
         metrics=metrics,
@@ -290,7 +290,7 @@ def write_report(output: str | Path) -> Path:
         history=history,
         stress=stress_rows(metrics["robustness"]),
     )
-    return _write(output / "report.html", html)
+    return write_text(output / "report.html", html)
 
 
 def _optional(output: Path, name: str) -> Any:
@@ -301,8 +301,8 @@ def _optional(output: Path, name: str) -> Any:
     return read_table(folder, name) if name.endswith(".csv") else read_json(folder, name)
 
 
-def _write(path: Path, text: str) -> Path:
-    # What would steer a terminal or turn the text around it.
+def write_text(path: Path, text: str) -> Path:
+    """Write a page, without what would steer a terminal or turn the text around it."""
     text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "\ufffd", text)
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")

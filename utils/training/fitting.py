@@ -339,6 +339,7 @@ def save_run(
         "best_epoch": best_epoch(history),
         "crop_recipe": _crop_recipe(index, data).to_dict(),
         "prior": float(y_true_of(videos[videos["split"] == "train"]).mean()),
+        "datasets": sorted(index["dataset"].unique()),
         "data_fingerprint": audit.get("fingerprint", ""),
         "splits": {
             split: f"{(index['split'] == split).sum():,} crops of {len(rows):,} videos, "
