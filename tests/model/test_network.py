@@ -1,5 +1,7 @@
 import json
 import shutil
+import socket
+import time
 import zipfile
 from pathlib import Path
 
@@ -67,6 +69,20 @@ def backbone():
 @torch.inference_mode()
 def outputs(model, images):
     return model.eval()(images)
+
+
+def test_a_network_that_swallows_packets_costs_seconds(monkeypatch):
+    """A proxy that takes connections and never answers."""
+    monkeypatch.setattr("utils.model.network.REACH_S", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        start = time.monotonic()
+        with pytest.raises(ValueError, match="Switch the internet on"):
+            build_model("test_efficientnet.r160_in1k", image_size=32)
+    assert time.monotonic() - start < 20
 
 
 def test_saved_model_gives_the_very_same_outputs(model, folder, images):

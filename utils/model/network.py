@@ -7,12 +7,16 @@ import difflib
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import build_opener
 
 import timm
 import torch
+from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from timm.data import resolve_model_data_config
@@ -26,6 +30,8 @@ from utils.run.machine import input_roots, inside, output_folder
 
 #: Key of config.json under which this project keeps what timm has no field for.
 EXTRA = "deepfake_detection"
+#: Seconds in which the hub of pretrained weights has to answer.
+REACH_S = 10
 #: What makes a folder a model folder.
 FILES = ("config.json", "model.safetensors")
 #: What config.json may set, and in which range. Other arguments could build without end.
@@ -66,7 +72,8 @@ def build_model(
     options: dict[str, Any] = {"num_classes": len(CLASSES), "pretrained_cfg_overlay": config}
     rng_state = torch.get_rng_state()
     try:
-        model = timm.create_model(name, pretrained=pretrained or bool(weights), **options)
+        with nullcontext() if weights or not pretrained else _hub_in_time():
+            model = timm.create_model(name, pretrained=pretrained or bool(weights), **options)
     # The hub client, the HTTP library and safetensors each raise errors of their own.
     except Exception as error:
         if not (pretrained or weights):
@@ -91,6 +98,25 @@ def build_model(
             torch.nn.init.normal_(layer.weight, std=0.01)
             torch.nn.init.zeros_(layer.bias)
     return model
+
+
+@contextmanager
+def _hub_in_time() -> Iterator[None]:
+    """Where the hub does not answer within REACH_S, take what was downloaded before, or nothing.
+
+    Its client tries again for minutes, behind a proxy that swallows packets for ten and more.
+    """
+    offline = constants.HF_HUB_OFFLINE
+    try:
+        build_opener().open(constants.ENDPOINT, timeout=REACH_S).close()
+    except HTTPError:  # an answer
+        pass
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = offline
 
 
 def _weights_file(path: Path) -> Path:
