@@ -22,6 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import av
@@ -29,6 +30,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, features
 
+from tests.faces.test_media import write_heic
 from utils.faces.detection import CropRecipe
 from utils.inference.judging import judge_file, load_judge
 from utils.model.network import build_model, save_model
@@ -83,6 +85,8 @@ def write_sound(folder: Path, rng: np.random.Generator) -> None:
             continue
         kind = {"jpg": "JPEG", "progressive.jpg": "JPEG"}.get(suffix, suffix.upper())
         pictures[0].save(folder / f"sound.{suffix}", kind, **options)
+    if find_spec("pi_heif"):
+        write_heic(folder / "sound.heic", frames[0])
     for suffix in ("gif", "webp", "png"):
         more = {"save_all": True, "append_images": pictures[1:], "duration": 100}
         pictures[0].save(folder / f"moving.{suffix}", **more)

@@ -753,6 +753,65 @@ def test_a_heic_picture_is_read_or_says_what_it_needs(tmp_path, monkeypatch, nam
         next(open_media(str(tmp_path / name), 1))
 
 
+def box(kind, *parts, full=False):
+    """A box of ISO 14496-12; a full one begins with version and flags, 0."""
+    body = bytes(4 * full) + b"".join(parts)
+    return struct.pack(">I4s", 8 + len(body), kind) + body
+
+
+def write_heic(path, pixels):
+    """One picture, coded as HEVC, in the file format of ISO 23008-12."""
+    height, width = pixels.shape[:2]
+    coder = av.CodecContext.create("libx265", "w")
+    coder.width, coder.height, coder.pix_fmt = width, height, "yuv420p"
+    coder.time_base = Fraction(1)
+    coder.options = {"x265-params": "keyint=1:log-level=none:qp=10"}
+    frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p")
+    stream = b"".join(bytes(p) for f in (frame, None) for p in coder.encode(f))
+    units = [unit.rstrip(b"\0") for unit in stream.split(b"\0\0\1")[1:]]
+    kinds = {(unit[0] >> 1) & 63: unit for unit in units}  # 32 to 34: parameters; 39: a message
+    shown = b"".join(struct.pack(">I", len(u)) + u for u in units if (u[0] >> 1) & 63 < 32)
+    arrays = [struct.pack(">BHH", 0x80 | k, 1, len(kinds[k])) + kinds[k] for k in (32, 33, 34)]
+    facts = bytes([1, 1, 0x60, 0, 0, 0, 0x90, 0, 0, 0, 0, 0, 60])  # Main profile
+    facts += bytes([0xF0, 0, 0xFC, 0xFD, 0xF8, 0xF8, 0, 0])
+    properties = [
+        box(b"hvcC", facts, bytes([0x0F, 3]), *arrays),
+        box(b"ispe", struct.pack(">II", width, height), full=True),
+    ]
+    entry = box(b"infe", struct.pack(">HH4s", 1, 0, b"hvc1"), b"\0")
+    entry = entry[:8] + b"\2\0\0\0" + entry[8:]  # version 2
+    entry = struct.pack(">I", len(entry)) + entry[4:]
+
+    def meta(start):
+        where = struct.pack(">HHHHHII", 0x4400, 1, 1, 0, 1, start, len(shown))
+        uses = struct.pack(">IHBBB", 1, 1, 2, 0x81, 2)
+        return box(
+            b"meta",
+            box(b"hdlr", bytes(4), b"pict", bytes(13), full=True),
+            box(b"pitm", struct.pack(">H", 1), full=True),
+            box(b"iloc", where, full=True),
+            box(b"iinf", struct.pack(">H", 1), entry, full=True),
+            box(b"iprp", box(b"ipco", *properties), box(b"ipma", uses, full=True)),
+            full=True,
+        )
+
+    head = box(b"ftyp", b"heic", bytes(4), b"mif1heic")
+    start = len(head) + len(meta(0)) + 8
+    path.write_bytes(head + meta(start) + box(b"mdat", shown))
+    return path
+
+
+@pytest.mark.parametrize("name", ["phone.heic", "phone.jpg"])
+def test_a_heic_picture_is_judged_where_pi_heif_is_installed(tmp_path, name):
+    pytest.importorskip("pi_heif")
+    pixels = np.zeros((128, 192, 3), np.uint8)
+    pixels[:64, :96], pixels[64:, 96:] = (220, 40, 40), 255
+    path = str(write_heic(tmp_path / name, pixels))
+    assert media.is_image(path)
+    ((_, _, image),) = open_media(path, 0)
+    assert np.abs(np.asarray(image).astype(int) - pixels).mean() < 6
+
+
 @pytest.mark.parametrize("name", ["a.3gp", "a.wmv", "a.MTS", "a.ts", "a.heic", "a.avif"])
 def test_what_phones_and_cameras_write_is_found_in_a_folder(tmp_path, name):
     (tmp_path / name).write_bytes(b"x")

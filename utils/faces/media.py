@@ -42,7 +42,7 @@ VIDEO_SUFFIXES = (
 )
 IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp"),
-    *(".gif", ".apng", ".tif", ".tiff", ".avif", ".heic", ".heif"),
+    *(".gif", ".apng", ".tif", ".tiff", ".avif", ".heic", ".heif", ".hif"),
 )
 #: Brands of HEIF files whose pictures are coded as HEVC, in the first bytes of such a file.
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
