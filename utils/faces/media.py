@@ -130,8 +130,9 @@ def is_image(path: str) -> bool:
     """
     check_file(path)
     with open(path, "rb") as file:
-        head = file.read(12)
-    if head[4:8] == b"ftyp" and head[8:] in HEIC and "HEIF" not in _formats():
+        head = file.read(64)
+    heic = head[4:8] == b"ftyp" and head[8:12] in HEIC and b"avif" not in head
+    if heic and "HEIF" not in _formats():
         raise ValueError(f"{path} is a HEIC picture: pip install pi-heif, or save it as JPEG")
     try:
         with Image.open(path, formats=_formats()):
