@@ -305,6 +305,7 @@ def test_requirements_hold_all_that_is_imported():
     listed = {normalised(r.name) for r in requirements("requirements.txt")}
     elsewhere = {
         "IPython",  # comes with ipykernel, and is there wherever a notebook runs
+        "huggingface_hub",  # comes with timm
         "distributed",  # for those who name a SCHEDULER; the error says how to install it
         "kaggle",  # the client, for those who push
     }
