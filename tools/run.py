@@ -55,7 +55,9 @@ class _ThisInterpreter(AsyncKernelManager):
         figures = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
         # What is told there comes past the notebook, at once, to where this process tells things.
         command += ["--IPKernelApp.capture_fd_output=False"]
-        env = figures | {HEADLESS: "1"}
+        # joblib's processes clean up behind themselves, and say so there.
+        quiet = {"PYTHONWARNINGS": "ignore:resource_tracker:UserWarning"}
+        env = figures | quiet | {HEADLESS: "1"}
         return KernelSpec(argv=command, env=env, display_name="Python 3", language="python")
 
 

@@ -82,7 +82,8 @@ def draw_demo(
             jobs.append(delayed(_draw_faceless)(new, seed, i, min(2, n_faceless - i)))
         results = Parallel(n_jobs=n_jobs, return_as="generator")(jobs)
         rows: dict[str, dict[str, Any]] = {}
-        for part in tqdm(results, total=len(jobs), desc="drawing", disable=not progress):
+        hidden = None if progress else True  # no bar in a file
+        for part in tqdm(results, total=len(jobs), desc="drawing", disable=hidden):
             rows |= part
         _write_json(dict(sorted(rows.items())), new / PART / "metadata.json")
         settings = {"n_sources": n_sources, "fakes_per_source": fakes_per_source}
