@@ -12,12 +12,14 @@ alone, by AUC by crop under three kinds of conditions: clean, degraded, and cut 
 
 "screen" is a Plackett-Burman design: twelve runs for eleven ingredients, each of which six runs
 have and six do not, so that an effect is a difference of two means of six runs, and not of two
-runs, which differ by their seed alone almost as much. What OUTPUT/runs/ holds is not run again.
+runs, which differ by their seed alone. What OUTPUT/runs/ holds is not run again, and settings that
+differ from those it was made with are refused.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +40,7 @@ from utils.faces.media import load_crop
 from utils.model.network import build_model
 from utils.model.scoring import Scorer, normalise
 from utils.run import machine
-from utils.run.artifacts import read_table, write_table
+from utils.run.artifacts import atomic_path, read_any_json, read_table, write_csv, write_table
 from utils.run.jobs import map_threads
 from utils.stats.metrics import paired_bootstrap, y_true_of
 from utils.training.augmentation import POLICIES, Policy
@@ -53,6 +55,7 @@ DEGRADED = (("jpeg", 50), ("blur", 2), ("downscale", 0.25), ("noise", 10))
 #: What another crop recipe does: detail is gone, a face is squeezed, it fills more or less.
 RECUT = ("quarter", "squeezed", "tighter", "wider")
 CONDITIONS = {"clean": ("clean",), "degraded": tuple(n for n, _ in DEGRADED), "recut": RECUT}
+NAMES = [name for kind in CONDITIONS.values() for name in kind]
 BATCH = 256
 
 ROBUST = POLICIES["robust"]
@@ -92,7 +95,7 @@ def screening() -> dict[str, Variant]:
     return runs
 
 
-#: What the screening found to add to the AUC.
+#: Every ingredient whose mean effect in the screening was above 0.
 STRONG = variant(
     BASE,
     *("learning rate 0.001", "warm-up and cosine", "weight decay and clipping"),
@@ -124,14 +127,13 @@ def draw_sources(rows: pd.DataFrame, crops: int, seed: int = 0) -> pd.DataFrame:
 def changed(crop: np.ndarray, condition: str, seed: int) -> np.ndarray:
     """A crop (H, W, 3), uint8, under a condition."""
     height, width = crop.shape[:2]
-    y, x = round(0.13 * height), round(0.13 * width)
+    y, x = round(0.075 * height), round(0.075 * width)
     if condition == "squeezed":  # an upright box of three quarters, made square
+        x = round(0.13 * width)
         return crop[:, x : width - x]
     if condition == "tighter":  # 15% less side
-        y, x = round(0.075 * height), round(0.075 * width)
         return crop[y : height - y, x : width - x]
     if condition == "wider":  # 15% more of it; what lies around a crop is not known
-        y, x = round(0.075 * height), round(0.075 * width)
         return cv2.copyMakeBorder(crop, y, y, x, x, cv2.BORDER_REFLECT_101)
     strengths = dict(DEGRADED) | {"quarter": 0.25}
     if condition in strengths:
@@ -142,27 +144,27 @@ def changed(crop: np.ndarray, condition: str, seed: int) -> np.ndarray:
 
 def draw_pixels(rows: pd.DataFrame, data: str, side: int, file: Path) -> None:
     """Decode, change and resize what is scored, once: (conditions, n, side, side, 3) uint8."""
-    names = [name for kind in CONDITIONS.values() for name in kind]
-    paths = crop_paths(rows, data)
-    shape = (len(names), len(paths), side, side, 3)
-    if file.exists() and np.load(file, mmap_mode="r").shape == shape:
+    if file.exists():
         return
-    pixels = np.lib.format.open_memmap(file, "w+", np.uint8, shape)
+    paths = crop_paths(rows, data)
+    with atomic_path(file) as temporary:
+        shape = (len(NAMES), len(paths), side, side, 3)
+        pixels = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
 
-    def draw(i: int) -> None:
-        crop = np.asarray(load_crop(paths[i]))
-        for place, name in enumerate(names):
-            pixels[place, i] = resized(Image.fromarray(changed(crop, name, seed=i)), side)
+        def draw(i: int) -> None:
+            crop = np.asarray(load_crop(paths[i]))
+            for place, name in enumerate(NAMES):
+                pixels[place, i] = resized(Image.fromarray(changed(crop, name, seed=i)), side)
 
-    list(map_threads(draw, range(len(paths)), desc="change", unit="crop"))
+        list(map_threads(draw, range(len(paths)), desc="change", unit="crop"))
+        pixels.flush()
 
 
 def score_pixels(model: torch.nn.Module, file: Path) -> dict[str, np.ndarray]:
     """The logit of FAKE of each crop, shape (n,), under each condition."""
     facts, device = resolve_model_data_config(model), machine.get_device()
     scorer, found = Scorer(model, device=device), {}
-    names = [name for kind in CONDITIONS.values() for name in kind]
-    for name, pixels in zip(names, np.load(file, mmap_mode="r")):
+    for name, pixels in zip(NAMES, np.load(file, mmap_mode="r")):
         batches = (torch.tensor(pixels[i : i + BATCH]) for i in range(0, len(pixels), BATCH))
         images = (normalise(batch, facts["mean"], facts["std"], device) for batch in batches)
         found[name] = scorer.score_batches(images, progress=False)
@@ -195,7 +197,7 @@ def run_one(
     )  # fmt: skip
     torch.save(trained.state_dict(), folder / "weights.pt")
     scores = pd.DataFrame(score_pixels(trained, args.output / "runs" / "val.npy")).round(4)
-    scores.to_csv(folder / "val.csv", index=False)
+    write_csv(scores, folder / "val.csv")
     for file in (folder / "checkpoint").glob("*.pt"):
         file.unlink()
     minutes = history["elapsed_s"].iloc[-1] / 60
@@ -221,9 +223,16 @@ def pooled(
 
 
 def effects(output: Path, rows: pd.DataFrame) -> pd.DataFrame:
-    """What each ingredient adds to the AUC: mean of six runs with it less that of the others."""
-    runs = [f"{name}-{seed}" for seed, name in enumerate(screening())]
-    aucs = pd.DataFrame([by_kind(rows, read_scores(output, run, "val")) for run in runs])
+    """What each ingredient adds to the AUC: mean of six runs with it less that of the others.
+
+    By kind of conditions, their mean, and each condition.
+    """
+    y_true, found = y_true_of(rows), []
+    for seed, name in enumerate(screening()):
+        scores = read_scores(output, f"{name}-{seed}", "val")
+        each = {name: roc_auc_score(y_true, scores[name]) for name in NAMES}
+        found.append(by_kind(rows, scores) | each)
+    aucs = pd.DataFrame(found)
     effect = (2 * DESIGN - 1).T @ aucs.to_numpy() / 6
     return pd.DataFrame(effect, list(INGREDIENTS), aucs.columns).round(3)
 
@@ -262,6 +271,18 @@ def lead(rows: pd.DataFrame, ours: pd.DataFrame, theirs: pd.DataFrame, kind: str
     return "{value:+.3f} ({low:+.3f} to {high:+.3f})".format(**found)
 
 
+def check_settings(args: argparse.Namespace) -> None:
+    """Refuse other settings than those with which OUTPUT/runs/ was made; note them if it is new."""
+    told = {key: str(value) for key, value in vars(args).items() if key not in ("stage", "seeds")}
+    path = args.output / "runs" / "settings.json"
+    if path.is_file():
+        if (then := read_any_json(path)) != told:
+            raise ValueError(f"{path.parent} was made with {then}, not {told}: name another OUTPUT")
+        return
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(told, indent=2))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare_recipes")
     parser.add_argument("stage", choices=["screen", "finals", "test"])
@@ -277,6 +298,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3, help="of a finalist")
     args = parser.parse_args()
     index = split_by_part(read_table(args.output, "index.csv"))
+    check_settings(args)
     if args.stage == "test":
         return test(index, args)
     parts = [
@@ -311,7 +333,7 @@ def test(index: pd.DataFrame, args: argparse.Namespace) -> int:
             model = build_model(args.model, image_size=args.image_size, pretrained=False)
             model.load_state_dict(torch.load(run / "weights.pt", weights_only=True))
             scores = pd.DataFrame(score_pixels(model, folder / "test.npy")).round(4)
-            scores.to_csv(run / "test.csv", index=False)
+            write_csv(scores, run / "test.csv")
             print(f"{run.name} scored", flush=True)
     print(compare(args.output, rows, "test", args.seeds).T.to_string(header=False))
     ours, theirs = (

@@ -52,8 +52,9 @@ def main(argv: list[str] | None = None) -> int:
         print(printable(f"Model: {folder}"), file=sys.stderr)
         judge = load_judge(folder, device=get_device(args.device), prior=args.prior)
         print(f"A score is P(FAKE) where {100 * judge.prior:.3g}% are FAKE.", file=sys.stderr)
-        how = {"frames_per_video": args.frames, "progress": None}
-        answers = judge_files(judge, inputs, crops=crops, **how)
+        answers = judge_files(
+            judge, inputs, crops=crops, frames_per_video=args.frames, progress=None
+        )
     except (ValueError, OSError) as error:
         print("error:", printable(str(error), keep="\n"), file=sys.stderr)
         return 2
@@ -73,14 +74,10 @@ def _as_text(answers: Sequence[Answer]) -> str:
     """A line a file, or a table of many."""
     if len(answers) < MANY:
         return "\n".join(map(str, answers))
-    verdicts = answer_tables(answers)[1]
-    table = verdicts[["decision", "score", "n_faces", "input", "reason"]].astype(str)
-    table["score"] = verdicts["score"].map("{:.2f}".format)
-    table = table.map(lambda text: printable(text[:69]) + "…" * (len(text) > 69))
-    rows = [[name.removeprefix("n_") for name in table], *table.to_numpy().tolist()]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ["  ".join(map(str.ljust, row, widths)) for row in rows]
-    return "\n".join(map(str.rstrip, lines))
+    table = answer_tables(answers)[1].rename(columns={"n_faces": "faces"})
+    table = table[["decision", "score", "faces", "input", "reason"]]
+    table[["input", "reason"]] = table[["input", "reason"]].map(printable)
+    return table.to_string(index=False, max_colwidth=70, float_format="%.2f")
 
 
 def _as_json(answers: Sequence[Answer], model: Path) -> str:

@@ -56,8 +56,8 @@ class _ThisInterpreter(AsyncKernelManager):
         # What is told there comes past the notebook, at once, to where this process tells things.
         command += ["--IPKernelApp.capture_fd_output=False"]
         # joblib's processes clean up behind themselves, and say so there.
-        quiet = {"PYTHONWARNINGS": "ignore:resource_tracker:UserWarning"}
-        env = figures | quiet | {HEADLESS: "1"}
+        quiet = [os.environ.get("PYTHONWARNINGS"), "ignore:resource_tracker:UserWarning"]
+        env = figures | {HEADLESS: "1", "PYTHONWARNINGS": ",".join(filter(None, quiet))}
         return KernelSpec(argv=command, env=env, display_name="Python 3", language="python")
 
 

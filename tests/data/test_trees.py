@@ -403,25 +403,25 @@ def test_a_few_parts_give_no_split_and_sources_do(tmp_path):
         split_crops(read_crops(tmp_path)[0], by="group")
 
 
-def test_a_plus_joins_people_and_is_part_of_the_name_of_a_group(tmp_path):
-    lines = ["videoname,label,original,group"]
+def index_of_fours(root, columns, value):
+    """One crop a video, six times two of either class that share what a column says."""
+    lines = [f"videoname,label,original,{columns}"]
     for n in range(24):
-        put(tmp_path, f"faces_224/v{n}.jpg")
-        lines.append(f"v{n}.mp4,{'REAL' if n % 2 else 'FAKE'},,studio+{n // 4}")
-    (tmp_path / "metadata.csv").write_text("\n".join(lines))
-    ensure_index(tmp_path, tmp_path / "out")
+        put(root, f"faces_224/v{n}.jpg")
+        lines.append(f"v{n}.mp4,{'REAL' if n % 2 else 'FAKE'},,{value.format(n // 4)}")
+    (root / "metadata.csv").write_text("\n".join(lines))
+    ensure_index(root, root / "out")
+
+
+def test_a_plus_joins_people_and_is_part_of_the_name_of_a_group(tmp_path):
+    index_of_fours(tmp_path, "group", "studio+{}")
     audit = read_json(tmp_path / "out", "data_audit.json")
     assert (audit["split_by"], audit["test_videos_known"]) == ("group", 0)
     assert [rung["split"] for rung in audit["leakage_ladder"]][-1] == "group"
 
 
 def test_a_column_of_people_keeps_them_apart_and_stays_text(tmp_path):
-    lines = ["videoname,label,original,person,part"]
-    for n in range(24):
-        put(tmp_path, f"faces_224/v{n}.jpg")
-        lines.append(f"v{n}.mp4,{'REAL' if n % 2 else 'FAKE'},,00{n // 4},")
-    (tmp_path / "metadata.csv").write_text("\n".join(lines))
-    ensure_index(tmp_path, tmp_path / "out")
+    index_of_fours(tmp_path, "person,part", "00{},")
     index = read_table(tmp_path / "out", "index.csv")
     assert set(index["person"]) == {f"{tmp_path.name}:00{k}" for k in range(6)}
     assert (index.groupby("person")["split"].nunique() == 1).all()

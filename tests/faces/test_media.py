@@ -751,6 +751,8 @@ def test_a_heic_picture_is_read_or_says_what_it_needs(tmp_path, monkeypatch, nam
     monkeypatch.setattr("utils.faces.media._formats", lambda: ("JPEG", "PNG"))
     with pytest.raises(ValueError, match="is a HEIC picture: pip install pi-heif"):
         next(open_media(str(tmp_path / name), 1))
+    with pytest.raises(ValueError, match="is a HEIC picture: pip install pi-heif"):
+        read_image(tmp_path / name)
 
 
 def box(kind, *parts, full=False):

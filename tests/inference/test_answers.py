@@ -138,7 +138,7 @@ def test_tables_are_written_as_they_are_promised_and_given_back(judge, media, tm
     written = read_table(tmp_path / "out", "inference.csv")
     assert written["input"].tolist() == faces["input"].tolist() == ["pair.png"] * 2 + ["good.png"]
     assert list(written)[len(ARTIFACTS["inference.csv"].columns) :] == [
-        *("probability", "side", "focus", "person_score", "note")
+        *("probability", "side", "focus", "person_score", "note", "prior")
     ]
     assert "logit" not in written
     people = dict(zip(answers[0].people["track"], answers[0].people["score"]))

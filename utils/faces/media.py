@@ -124,16 +124,8 @@ def open_media(path: str, n_frames: int, *, threads: int = 0) -> Iterator[Frame]
 
 
 def is_image(path: str) -> bool:
-    """Whether Pillow takes the content for an image, whatever its name; ValueError for no file.
-
-    A phone's HEIC picture needs pi-heif: FFmpeg would show a tile of it.
-    """
-    check_file(path)
-    with open(path, "rb") as file:
-        head = file.read(64)
-    heic = head[4:8] == b"ftyp" and head[8:12] in HEIC and b"avif" not in head
-    if heic and "HEIF" not in _formats():
-        raise ValueError(f"{path} is a HEIC picture: pip install pi-heif, or save it as JPEG")
+    """Whether Pillow takes the content for an image, whatever its name; ValueError for no file."""
+    _check(path)
     try:
         with Image.open(path, formats=_formats()):
             return True
@@ -141,6 +133,16 @@ def is_image(path: str) -> bool:
         return True
     except Exception:  # whatever a damaged file brings about
         return False  # left to the video decoder
+
+
+def _check(path: str | Path) -> None:
+    """`check_file`, and no HEIC picture without pi-heif: FFmpeg would show one tile of it."""
+    check_file(path)
+    with open(path, "rb") as file:
+        head = file.read(64)
+    heic = head[4:8] == b"ftyp" and head[8:12] in HEIC and b"avif" not in head
+    if heic and "HEIF" not in _formats():
+        raise ValueError(f"{path} is a HEIC picture: pip install pi-heif, or save it as JPEG")
 
 
 @cache
@@ -192,7 +194,7 @@ def read_image(file: str | Path | BinaryIO) -> Image.Image:
 def _opened(file: str | Path | BinaryIO) -> Iterator[Image.Image]:
     """An image of bounded size, not decoded yet; what Pillow raises meanwhile names the file."""
     if isinstance(file, str | Path):
-        check_file(file)
+        _check(file)
     try:
         with _open_bounded(file) as image:
             _forget_texts(image)

@@ -21,7 +21,6 @@ from utils.model.network import find_model
 from utils.run.artifacts import ARTIFACTS, bring, data_folder, read_table, write_table
 from utils.run.jobs import Bar, run_jobs
 from utils.run.machine import get_device, input_roots, short_names
-from utils.stats.decisions import Decision
 
 #: Fewest and most files that are judged at once in one process, by its cores: while one is decoded,
 #: another is scored, and the last ones end together.
@@ -146,8 +145,7 @@ def judge_files(
         results = _judge_here(judge, work, frames_per_video)
     else:
         model, device = _model_state(judge), judge.scorer.device.type
-        how = (judge.decision, judge.moved)
-        function = partial(_judge_apart, model, device, how, frames_per_video)
+        function = partial(_judge_apart, model, device, judge.asked, frames_per_video)
         away = [(number, os.path.abspath(path), cropped) for number, path, cropped in work]
         lost = partial(_lost, judge)
         results = run_jobs(function, away, workers=workers, scheduler=scheduler, lost=lost)
@@ -191,12 +189,10 @@ def _judge_one(judge: Judge, frames_per_video: int, threads: int, item: _Work) -
 
 
 def _judge_apart(
-    model: _Model, device: str, how: tuple[Decision, bool], frames_per_video: int, item: _Work
+    model: _Model, device: str, prior: float, frames_per_video: int, item: _Work
 ) -> _Result:
     """The same in another process, which loads the model once and again when it changes."""
-    decision, moved = how
-    judge = replace(_loaded(model, device), decision=decision, moved=moved)
-    return _judge_one(judge, frames_per_video, 1, item)
+    return _judge_one(_loaded(model, device, prior), frames_per_video, 1, item)
 
 
 def _model_state(judge: Judge) -> _Model:
@@ -205,8 +201,8 @@ def _model_state(judge: Judge) -> _Model:
 
 
 @lru_cache(maxsize=1)
-def _loaded(model: _Model, device: str) -> Judge:
-    return load_judge(model[0], device=get_device(device))
+def _loaded(model: _Model, device: str, prior: float) -> Judge:
+    return load_judge(model[0], device=get_device(device), prior=prior)
 
 
 def _lost(judge: Judge, item: _Work) -> _Result:
@@ -219,8 +215,8 @@ def answer_tables(answers: Sequence[Answer]) -> tuple[pd.DataFrame, pd.DataFrame
     """The tables of inference.csv (a row a face) and of verdicts.csv (a row an input).
 
     An input is named by its bare file name where that is unique, and by as much of its path as it
-    takes to tell two inputs apart where it is not. Faces have `person_score` and `note` too, inputs
-    `prior`: the share of FAKE for which a score holds.
+    takes to tell two inputs apart where it is not. Faces have `person_score` and `note` too, and
+    both `prior`: the share of FAKE for which a score holds.
     """
     rows, faces = [], []
     for name, a in zip(short_names([answer.input for answer in answers]), answers, strict=True):
@@ -228,7 +224,8 @@ def answer_tables(answers: Sequence[Answer]) -> tuple[pd.DataFrame, pd.DataFrame
         if len(a.faces):
             people = a.people.set_index("track").rename(columns={"score": "person_score"})
             told = a.faces.drop(columns="logit").assign(input=name)
-            faces.append(told.join(people[["person_score", "note"]], on="track"))
+            told = told.join(people[["person_score", "note"]], on="track")
+            faces.append(told.assign(prior=a.prior))
     verdicts = pd.DataFrame(rows, columns=[*ARTIFACTS["verdicts.csv"].columns, "prior"])
     if not faces:
         return pd.DataFrame(columns=ARTIFACTS["inference.csv"].columns), verdicts

@@ -42,7 +42,7 @@ class Judge:
     detector: Any  # that cut the training crops
     recipe: CropRecipe  # how it cut them
     decision: Decision  # chosen on val
-    moved: bool = False  # to another prior than the model's own
+    asked: float = 0.0  # the prior that was asked for; 0: the model's own
 
     @property
     def prior(self) -> float:
@@ -64,7 +64,7 @@ def load_judge(folder: str | Path, *, device: torch.device, prior: float = 0.0) 
     if not prior:
         return judge
     own = replace(judge.decision, prior=judge.prior)
-    return replace(judge, decision=own.at_prior(prior), moved=True)
+    return replace(judge, decision=own.at_prior(prior), asked=prior)
 
 
 @dataclass(frozen=True)
@@ -93,12 +93,8 @@ class Answer:
         if self.n_people > 1:
             seen += f" of {self.n_people} people"
         reason = f"; {self.reason}" if self.reason else ""
-        return f"{name}: {self.said} ({seen}{reason})"
-
-    @property
-    def said(self) -> str:
-        """Decision and score in words."""
-        return f"{self.decision}, P(FAKE) {self.score:.2f}{self.note}"
+        said = f"{self.decision}, P(FAKE) {self.score:.2f}{self.note}"
+        return f"{name}: {said} ({seen}{reason})"
 
     @property
     def n_people(self) -> int:
@@ -148,7 +144,7 @@ def unjudged(judge: Judge, path: str, reason: str) -> Answer:
 
 
 def _prior_of(judge: Judge) -> tuple[float, str]:
-    return judge.prior, f" where {100 * judge.prior:.3g}% are FAKE" if judge.moved else ""
+    return judge.prior, f" where {100 * judge.prior:.3g}% are FAKE" if judge.asked else ""
 
 
 def _score_faces(

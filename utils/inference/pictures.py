@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice, zip_longest
 from pathlib import Path, PurePath
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -27,8 +27,10 @@ from utils.run.jobs import Bar
 from utils.run.machine import printable, short_names
 
 Made = TypeVar("Made")
-#: Answers in the words of a headline.
-ANSWERS = {"FAKE": "fake", "REAL": "real", "UNSURE": "unsure"}
+#: In the order of a headline.
+ORDER = ("fake", "real", "unsure", "not judged")
+#: Pictures of a file that stand on the page, and what they show.
+KINDS = {"timeline": "The score over time", "people": "The faces that were judged"}
 #: Crops a person on a contact sheet, spread over its time.
 CROPS = 6
 #: Longest side of an annotated video or picture, in pixels; a larger one is shrunk.
@@ -77,7 +79,10 @@ class Pictures:
             return
         figure = plot_image_grid(
             [read_image(answer.input) for answer in judged],
-            [f"{answer.decision} {answer.score:.2f}" for answer in judged],
+            [
+                "\n".join(filter(None, (f"{a.decision} {a.score:.2f}", a.note.strip())))
+                for a in judged
+            ],
             columns=8,
             colors=[COLORS.get(answer.decision, MUTED) for answer in judged],
         )
@@ -167,43 +172,34 @@ class Pictures:
         One file that loads nothing, for people who do not read tables.
         """
         names = short_names([answer.input for answer in self.answers])
-        files = file_names(names)
-        kinds = {"timeline": "The score over time", "people": "The faces that were judged"}
-        made = [
-            {"path": path, "title": f"{title}: {printable(name)}"}
-            for name, file in zip(names, files, strict=True)
-            for kind, title in kinds.items()
-            if f"{file}.{kind}" in self.drawn
-            and (path := output / "annotated" / f"{file}.{kind}.png").is_file()
-        ]
-        embedded = embed_figures(made)
-        rows = [
-            {
-                **{"name": printable(name), "decision": answer.decision, "score": answer.score},
-                **{"faces": len(answer.faces), "people": answer.n_people, "note": answer.note},
-                "reason": printable(answer.reason),
-                "pictures": [p for p in embedded if p["path"].name.rsplit(".", 2)[0] == file],
-            }
-            for name, file, answer in zip(names, files, self.answers, strict=True)
-        ]
-        judge, counts = self.judge, Counter(row["decision"] for row in rows if row["faces"])
-        facts = judge.scorer.facts
+        rows: list[dict[str, Any]] = []
+        for name, file, answer in zip(names, file_names(names), self.answers, strict=True):
+            paths = {kind: output / "annotated" / f"{file}.{kind}.png" for kind in KINDS}
+            made = [
+                {"path": path, "title": f"{KINDS[kind]}: {name}"}
+                for kind, path in paths.items()
+                if f"{file}.{kind}" in self.drawn and path.is_file()
+            ]
+            rows.append({"name": name, "answer": answer, "pictures": made})
+        embedded = iter(embed_figures([picture for row in rows for picture in row["pictures"]]))
+        for row in rows:
+            row["pictures"] = [next(embedded) for _ in row["pictures"]]
+        scorer, decision = self.judge.scorer, self.judge.decision
         told = {
-            "Model": "/".join(judge.scorer.folder.resolve().parts[-2:]),
-            "Network": getattr(judge.scorer.network, "pretrained_cfg", {}).get("architecture"),
-            "Trained on": facts.get("datasets"),
-            "Training": facts.get("splits", {}).get("train"),
+            "Model": "/".join(scorer.folder.resolve().parts[-2:]),
+            "Network": scorer.network.pretrained_cfg["architecture"],  # type: ignore[index]
+            "Trained on": scorer.facts.get("datasets"),
+            "Training": scorer.facts.get("splits", {}).get("train"),
         }
-        some = [f"{counts[name]} {word}" for name, word in ANSWERS.items() if counts[name]]
-        some += [f"{n} not judged"] if (n := len(rows) - counts.total()) else []
-        low, high = judge.decision.band
+        counts = Counter(a.decision.lower() if len(a.faces) else "not judged" for a in self.answers)
+        said = [f"{counts[word]} {word}" for word in ORDER if counts[word]]
         page = environment(autoescape=True).get_template("answers.html")
         html = page.render(
-            headline=f"{len(rows):,} {'file' if len(rows) == 1 else 'files'}: {', '.join(some)}",
+            title=f"{len(rows):,} {'file' if len(rows) == 1 else 'files'}: {', '.join(said)}",
             rows=rows,
             model={key: value for key, value in told.items() if value},
-            **{"prior": judge.prior, "threshold": judge.decision.threshold},
-            **{"low": low, "high": high, "caution": judge.decision.caution},
+            prior=self.judge.prior,
+            decision=decision,
         )
         return write_text(output / "answers.html", html)
 

@@ -488,8 +488,14 @@ def choose_decision(
     threshold = choose_threshold(y_true, y_score, rule=rule, **targets)
     band = choose_abstention(y_true, y_score, threshold=threshold, target_error=target_error)
     units = "tracks" if "track" in val and val["track"].notna().all() else "videos"
-    chosen = {"threshold": threshold, "rule": rule, "abstention": band, "units": units}
-    return replace(calibrated, **chosen, facts={"targets": targets})  # type: ignore[arg-type]
+    return replace(
+        calibrated,
+        threshold=threshold,
+        rule=rule,
+        units=units,
+        abstention=band,
+        facts={"targets": targets},
+    )
 
 
 def compare_aggregations(val: pd.DataFrame, calibrated: Decision) -> pd.DataFrame:
