@@ -25,6 +25,7 @@ from torch.nn.functional import cross_entropy
 from utils.model.scoring import mixed_precision, normalise
 from utils.run.artifacts import ARTIFACTS
 from utils.run.machine import seed_torch
+from utils.stats.decisions import fit_calibration
 from utils.training.augmentation import Policy
 from utils.training.batches import CropSet, make_loaders
 from utils.training.checkpoints import CheckpointWriter, copied, load_checkpoint
@@ -304,7 +305,10 @@ class _Run:
     def _validate(self) -> dict[str, float]:
         """Score all of val, each process its batches, gathered row by row: loss and ROC AUC.
 
-        The AUC is NaN where there is one class.
+        The loss is what calibration leaves of it, for 04 calibrates on val too. A network that
+        learns pairs or weighted classes learns another mix of them: its plain loss on val rises
+        with every epoch that makes it surer, and an early one would be kept. Where val has one
+        class it is the plain loss, and the AUC NaN.
         """
         model = self.scored.eval()
         if self.processes > 1:  # each process has counted its own statistics for batch norms
@@ -320,12 +324,13 @@ class _Run:
         order = torch.cat([rows for rows, _ in parts]).argsort()
         logits = torch.cat([part for _, part in parts])[order]  # (n, 2), in the order of the index
         y_true, y_score = self.setup.val.table.y_true, (logits[:, 1] - logits[:, 0]).numpy()
-        weight = None if self.weights is None else self.weights.cpu()
-        both = len(np.unique(y_true)) == 2 and np.isfinite(y_score).all()
-        return {
-            "val_loss": cross_entropy(logits, torch.from_numpy(y_true), weight=weight).item(),
-            "val_auc": float(roc_auc_score(y_true, y_score)) if both else float("nan"),
-        }
+        if len(np.unique(y_true)) < 2 or not np.isfinite(y_score).all():
+            plain = cross_entropy(logits, torch.from_numpy(y_true)).item()
+            return {"val_loss": plain, "val_auc": float("nan")}
+        temperature, offset = fit_calibration(y_score, y_true)
+        margin = np.where(y_true == 1, 1, -1) * (y_score / temperature + offset)
+        loss = float(np.logaddexp(0, -margin.astype(np.float64)).mean())
+        return {"val_loss": loss, "val_auc": float(roc_auc_score(y_true, y_score))}
 
     def _row(self) -> dict[str, float]:
         sums = torch.tensor([self.at.loss_sum, self.at.counted], dtype=torch.float64)
