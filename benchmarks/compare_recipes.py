@@ -68,11 +68,11 @@ INGREDIENTS: dict[str, dict[str, Any]] = {
     "averaged weights": {"ema": 0.999},
     "label smoothing": {"label_smoothing": 0.05},
     "pairs and balance": {"pairs": True, "balanced": True},
-    "colour": {"colour": ROBUST.colour},
-    "JPEG": {"jpeg": ROBUST.jpeg},
+    "colour": {"colour": 0.15},
+    "JPEG": {"jpeg": 0.5},
     "blur, noise, scale": {k: getattr(ROBUST, k) for k in ("blur", "noise", "downscale")},
     "cut-out": {"cutout": ROBUST.cutout},
-    "self-blending": {"self_blend": ROBUST.self_blend},
+    "self-blending": {"self_blend": 0.25},
 }
 BASE: Variant = (TrainConfig(learning_rate=3e-4), POLICIES["reference"])
 #: A row a run, a column an ingredient; the last run has none.
@@ -96,15 +96,11 @@ def screening() -> dict[str, Variant]:
 
 
 #: Every ingredient whose mean effect in the screening was above 0.
-STRONG = variant(
-    BASE,
-    *("learning rate 0.001", "warm-up and cosine", "weight decay and clipping"),
-    *("averaged weights", "pairs and balance", "blur, noise, scale", "cut-out"),
-)
+STRONG = RECIPES["strong"], POLICIES["robust"]
 FINALS: dict[str, Variant] = {
     "strong": STRONG,
     "reference": (RECIPES["reference"], POLICIES["reference"]),
-    "strong, all of robust": variant(STRONG, "colour", "JPEG", "self-blending"),
+    "strong, and the rest": variant(STRONG, "colour", "JPEG", "self-blending"),
     "strong, norms only": variant(STRONG, train_only="norms", learning_rate=3e-3),
 }
 #: One seed tells enough of it.

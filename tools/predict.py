@@ -13,7 +13,7 @@ from utils.faces.media import collect_inputs
 from utils.inference.answers import answer_tables, judge_files, write_tables
 from utils.inference.judging import Answer, load_judge
 from utils.inference.pictures import Pictures
-from utils.model.network import find_model
+from utils.model.network import choose_model
 from utils.report.figures import show_figures
 from utils.run.machine import get_device, output_folder, printable
 
@@ -31,7 +31,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--crops", default="", help="the same, of images that are face crops already"
     )
-    parser.add_argument("--model", default="", help="model folder; default: `model` in OUTPUT")
+    parser.add_argument(
+        "--model",
+        default="",
+        help="model folder; default: `model` in OUTPUT, else one in models/ of the project",
+    )
     parser.add_argument(
         "--output", default="", help="folder for tables and pictures; default: none"
     )
@@ -48,9 +52,9 @@ def main(argv: list[str] | None = None) -> int:
         if not inputs and not crops:
             raise ValueError("name what to judge: INPUT=clip.mp4, or CROPS= for face crops")
         output = output_folder(args.output) if args.output else None
-        folder = find_model(args.model, output or "")
-        print(printable(f"Model: {folder}"), file=sys.stderr)
+        folder = choose_model(args.model, output or "")
         judge = load_judge(folder, device=get_device(args.device), prior=args.prior)
+        print(printable(f"Model: {folder}\n{judge.about}", keep="\n"), file=sys.stderr)
         print(f"A score is P(FAKE) where {100 * judge.prior:.3g}% are FAKE.", file=sys.stderr)
         answers = judge_files(
             judge, inputs, crops=crops, frames_per_video=args.frames, progress=None
@@ -60,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     if output:
         write_tables(answers, output)
-    print(_as_json(answers, folder) if args.json else _as_text(answers))
+    print(_as_json(answers) if args.json else _as_text(answers))
     if output:
         pictures, beside = Pictures(judge, answers, args.frames), output / "annotated"
         show_figures(pictures.timelines(n=-1), beside, show=False)
@@ -80,9 +84,9 @@ def _as_text(answers: Sequence[Answer]) -> str:
     return table.to_string(index=False, max_colwidth=70, float_format="%.2f")
 
 
-def _as_json(answers: Sequence[Answer], model: Path) -> str:
+def _as_json(answers: Sequence[Answer]) -> str:
     rows = answer_tables(answers)[1].to_dict("records")
-    more = [{"input": answer.input, "model": str(model)} for answer in answers]
+    more = [{"input": answer.input} for answer in answers]
     return "\n".join(json.dumps(row | told) for row, told in zip(rows, more, strict=True))
 
 

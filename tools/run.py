@@ -101,6 +101,8 @@ def run_pipeline(
     for name in selected:
         on_videos = name in ("00_extract_faces", "05_inference") or not raw
         folders = {"DATA": str(videos if on_videos else output / "faces"), "OUTPUT": str(output)}
+        if not data and name == "05_inference":  # of drawn faces: only where it is named
+            folders["MODEL"] = str(output / "model")
         layers = (demo.get(name, {}), folders, (overrides or {}).get(name, {}))
         parameters[name] = checked_parameters(notebooks / f"{name}.ipynb", *layers)
     used = {value["DATA"] for value in parameters.values()}

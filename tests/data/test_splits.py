@@ -352,9 +352,10 @@ def test_the_summary_counts_sources_videos_and_crops():
 
 def test_the_split_is_described_by_what_was_proved_and_by_what_is_not_known():
     index = with_split(families(6, fakes=1))
-    index = index.assign(person="", group="", word="REAL", layout="faces", unit="listed")
+    index = index.assign(person="", group="", word="REAL", layout="faces", unit="listed", root="x")
     assert describe_split(index, "source").splitlines() == [
-        "- d (faces): 12 videos told by a table or by names",
+        "- d (faces): 12 videos told by a table or by names; faces, squeezed, from frames shrunk "
+        "to 0.25, 160 pixels",
         "- sources disjoint: holds",
         "- videos in one split: holds",
         "- fakes with their original: holds",

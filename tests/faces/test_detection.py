@@ -11,14 +11,19 @@ from facenet_pytorch import MTCNN
 from PIL import Image
 
 from utils.faces.detection import (
+    CROPS,
     CropRecipe,
     Linker,
     _MaxPool,
+    cut_at,
     cut_faces,
     face_side,
     find_faces,
     load_detector,
     look,
+    named_recipe,
+    nearest_recipe,
+    read_about,
     read_recipe,
     shrink,
 )
@@ -104,6 +109,7 @@ def test_recipe_survives_json_and_refuses_unknown_names():
         *({"factor": 1.0}, {"factor": 0.0}, {"factor": 2}, {"image_size": 10**9}),
         *({"image_size": 160.5}, {"image_size": "160"}, {"image_size": True}, {"min_side": 0}),
         *({"min_side": 10**9}, {"scale": float("nan")}, {"margin": None}, {"factor": [0.5]}),
+        *({"square": -1}, {"square": float("inf")}, {"lower": "deep"}, {"full_frame": 1}),
     ],
 )
 def test_what_cannot_be_cut_is_refused(tmp_path, values):
@@ -111,7 +117,7 @@ def test_what_cannot_be_cut_is_refused(tmp_path, values):
         CropRecipe(**values)
     folder = record(tmp_path / "crops", json.dumps(values))
     with pytest.raises(ValueError, match=rf"recipe\.json.*{next(iter(values))}"):
-        read_recipe([folder])
+        read_recipe(folder)
 
 
 def record(folder, text):
@@ -120,26 +126,24 @@ def record(folder, text):
     return folder
 
 
-def test_the_recipe_of_crops_is_the_one_beside_them_or_the_default(tmp_path):
+def test_the_recipe_of_crops_is_the_one_beside_them_or_none(tmp_path):
     cut = record(tmp_path / "cut", '{"image_size": 96}')
-    assert read_recipe([cut]) == CropRecipe(image_size=96)
-    assert read_recipe([tmp_path]) == read_recipe([]) == RECIPE
+    assert read_recipe(cut) == CropRecipe(image_size=96)
+    assert read_recipe(tmp_path) is None
     same = record(tmp_path / "same", '{"align": false}')  # as older versions wrote it
-    assert read_recipe([tmp_path, same]) == RECIPE
-    with pytest.raises(ValueError, match="cut in different ways"):
-        read_recipe([tmp_path, cut])
+    assert read_recipe(same) == RECIPE
 
 
 def test_crops_that_an_older_version_aligned_are_refused_with_the_way_out(tmp_path):
     aligned = record(tmp_path / "aligned", '{"image_size": 96, "align": true}')
     with pytest.raises(ValueError, match=r"recipe\.json.* no longer aligned: cut .* again"):
-        read_recipe([aligned])
+        read_recipe(aligned)
 
 
 @pytest.mark.parametrize("text", ["{", '{"zoom": 2}', '["x"]', '{"scale": "big"}'])
 def test_a_damaged_record_of_the_recipe_is_named(tmp_path, text):
     with pytest.raises(ValueError, match=r"recipe\.json"):
-        read_recipe([record(tmp_path / "cut", text)])
+        read_recipe(record(tmp_path / "cut", text))
 
 
 @pytest.mark.parametrize("size", [(1920, 1080), (1280, 720), (720, 1280), (640, 360)])
@@ -230,6 +234,73 @@ def test_side_of_a_face_is_counted_in_pixels_of_the_shrunk_frame():
     box, frame = (100.0, 50.0, 300.0, 350.0), (1920, 1080)
     assert face_side(box, frame, RECIPE) == 200 * 480 / 1920
     assert face_side(box, (320, 180), RECIPE) == 200
+    assert face_side(box, frame, CROPS["square"]) == 200  # what it is cut from is not shrunk
+
+
+SQUARE = CropRecipe(image_size=64, square=0.5, lower=0.25, full_frame=True)
+
+
+def test_a_square_has_its_side_and_place_by_the_height_of_the_box_and_is_not_squeezed():
+    x, y = np.meshgrid(np.arange(640), np.arange(360))
+    frame = Image.fromarray(np.stack([x % 256, y % 256, x // 256], -1).astype(np.uint8))
+    small = shrink(frame, SQUARE)  # by half
+    [face] = cut_at(frame, small, [((100, 50, 120, 114), 0.9)], SQUARE)
+    assert face.box == (200, 100, 240, 228)  # 128 high, so the square has 64: not a pixel is scaled
+    left, top = 220 - 32, 164 + 32 - 32  # a quarter of the height lower
+    expected = np.asarray(frame)[top : top + 64, left : left + 64]
+    assert np.array_equal(np.asarray(face.crop), expected)
+
+
+@pytest.mark.parametrize("box", [(-8, -9, 20, 60), (300, 150, 330, 190), (0, 0, 320, 180)])
+def test_a_square_that_would_reach_out_of_the_frame_is_moved_into_it(box):
+    frame = Image.fromarray(np.random.default_rng(0).integers(1, 256, (360, 640, 3), np.uint8))
+    recipe = CropRecipe(image_size=32, square=2, full_frame=True)
+    [face] = cut_at(frame, shrink(frame, recipe), [(box, 0.9)], recipe)
+    assert face.crop.size == (32, 32) and np.asarray(face.crop).min() > 0
+
+
+def test_a_squeezed_crop_of_the_full_frame_has_its_detail(detector):
+    frame = Image.fromarray(scene(LEFT, size=(1280, 720)))
+    fine, coarse = (
+        cut_faces(detector, frame, CropRecipe(full_frame=full))[0] for full in (True, False)
+    )
+    assert fine.box == coarse.box
+    edges = [cv2.Laplacian(np.asarray(f.crop), cv2.CV_64F).std() for f in (fine, coarse)]
+    assert edges[0] > 1.2 * edges[1]
+    gap = np.abs(np.asarray(fine.crop, float) - np.asarray(coarse.crop, float)).mean()
+    assert gap < 10  # the same face in the same place: mirrored it is 25
+
+
+def test_recipes_have_names_and_tell_themselves():
+    assert named_recipe("main") == RECIPE
+    square = named_recipe("square", image_size=224)
+    assert str(square) == "squares of 0.86 heights of a face, from full frames, 224 pixels"
+    assert str(RECIPE) == "faces, squeezed, from frames shrunk to 0.25, 160 pixels"
+    with pytest.raises(ValueError, match="CROP is 'round'; accepted: main, square"):
+        named_recipe("round")
+
+
+@pytest.mark.parametrize(("side", "lower"), [(0.9, 0.0), (1.4, 0.1), (1.4, -0.1)])
+def test_the_nearest_recipe_is_told_by_where_faces_lie(detector, side, lower):
+    recipe = CropRecipe(square=side, lower=lower, full_frame=True)
+    frames = [Image.fromarray(scene((x, 170, h))) for x in (200, 320) for h in (120, 150, 180)]
+    crops = [cut_faces(detector, frame, recipe)[0].crop for frame in frames]
+    found = nearest_recipe(crops)
+    assert found.square == pytest.approx(side, rel=0.1)
+    assert found.lower == pytest.approx(lower, abs=0.08)
+    narrow = [crop.resize((120, 160)) for crop in crops]  # as cut by a box of its own shape
+    assert nearest_recipe(narrow).square == 0
+    whole = [Image.fromarray(scene((x, 170, 90))) for x in (200, 320, 400)]
+    assert nearest_recipe(whole) is None and nearest_recipe([Image.new("RGB", (64, 64))]) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), [('{"faces": "drawn"}', "drawn"), ('{"faces": "x"}', ""), ("", "")]
+)
+def test_a_data_set_says_that_its_faces_are_drawn(tmp_path, text, told):
+    if text:
+        (tmp_path / "about.json").write_text(text)
+    assert read_about(tmp_path) == told
 
 
 # people

@@ -1,6 +1,7 @@
 """Raw videos become crops in the layout of the main data set, once, whatever happens meanwhile."""
 
 import filecmp
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from tests.faces.test_detection import LEFT, RIGHT, scene
-from utils.faces.detection import CropRecipe, find_faces
+from utils.faces.detection import CropRecipe, find_faces, read_about
 from utils.faces.extraction import RECORDS, extract_faces, find_example, one_face_a_video
 from utils.faces.media import load_crop, write_video
 from utils.inference.answers import judge_file, load_judge
@@ -315,6 +316,17 @@ def test_processes_write_what_one_process_writes(videos, extracted, tmp_path):
     report = run(videos, tmp_path / "faces", frames_per_video=4, workers=2)
     assert same_tree(tmp_path / "faces", extracted[0])
     assert report.index.tolist() == videos["video"].tolist()
+
+
+def test_crops_of_drawn_faces_are_known_as_such(videos, tmp_path):
+    table = videos[:1].assign(path=str(tmp_path / "raw" / "519.mp4"))
+    (tmp_path / "raw").mkdir()
+    shutil.copy(videos["path"].iloc[0], tmp_path / "raw")
+    (tmp_path / "raw" / "about.json").write_text('{"faces": "drawn"}')
+    run(table, tmp_path / "faces")
+    assert read_about(tmp_path / "faces") == "drawn"
+    run(pd.concat([table, videos[1:2]]), tmp_path / "faces")  # people's beside them
+    assert read_about(tmp_path / "faces") == ""
 
 
 def test_the_recipe_lies_beside_the_crops(videos, tmp_path):

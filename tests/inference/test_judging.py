@@ -1,5 +1,8 @@
 """One file in, one answer out, and the evaluation says the same."""
 
+import hashlib
+import json
+import shutil
 import weakref
 from dataclasses import replace
 
@@ -16,6 +19,7 @@ from tests.stats.test_decisions import DECISION
 from utils.faces.media import write_video
 from utils.inference.answers import answer_tables, judge_files
 from utils.inference.judging import judge_file, load_judge, recut
+from utils.model.network import EXTRA
 from utils.model.scoring import Scorer
 from utils.run.artifacts import ARTIFACTS
 
@@ -75,13 +79,50 @@ def test_answer_tells_the_row_of_verdicts_and_reads_well(judge, media):
     answer, nothing = (judge_file(judge, str(media / name)) for name in ("pair.png", "wall.png"))
     verdicts = answer_tables([answer, nothing])[1]
     row = verdicts.iloc[0]
-    assert verdicts.columns.tolist() == [*ARTIFACTS["verdicts.csv"].columns, "prior"]
+    assert verdicts.columns.tolist() == [*ARTIFACTS["verdicts.csv"].columns, "prior", "model"]
     assert row["input"] == "pair.png" and row["n_faces"] == 2
     assert row["n_people"] == answer.n_people == answer.people["decides"].sum()
     assert (row["score"], row["decision"]) == (answer.score, answer.decision)
     assert str(nothing).endswith("wall.png: UNSURE. Not judged: no face found")
-    told = ("wall.png", 0, 0, PRIOR, "UNSURE", "no face found", PRIOR)
+    told = ("wall.png", 0, 0, PRIOR, "UNSURE", "no face found", PRIOR, judge.model)
     assert tuple(verdicts.iloc[1]) == told
+
+
+def test_a_model_of_whole_images_is_shown_whole_images(judge, model_folder, media, tmp_path):
+    whole = retold(model_folder, tmp_path, crop_recipe=None)
+    answer = judge_file(whole, str(media / "clip.mp4"), frames_per_video=4)
+    assert answer.faces[["x1", "y1", "x2", "y2"]].to_numpy().tolist() == [[0, 0, 640, 360]] * 4
+    assert judge_file(whole, str(media / "wall.png")).decision != ""
+    with Image.open(media / "wall.png") as wall:
+        logit = whole.scorer.score_crops([wall.convert("RGB")])
+    assert judge_file(whole, str(media / "wall.png")).faces["logit"].tolist() == logit.tolist()
+    [again] = recut(whole, answer, answer.faces[:1], frames_per_video=4)
+    assert again.size == (640, 360)
+
+
+def test_a_model_tells_what_it_is_for_and_drawn_faces_come_with_a_caution(
+    judge, model_folder, tmp_path
+):
+    digest = hashlib.sha256((model_folder / "model.safetensors").read_bytes()).hexdigest()[:12]
+    assert judge.model == f"model ({digest})"
+    facts = {"name": "lite", "version": "1.2", "datasets": ["a", "b\x1b[2J"], "split_by": "group"}
+    told = retold(model_folder, tmp_path, **facts, cut="squares").about
+    expected = f"lite 1.2 ({digest}): trained on faces of a, b\N{REPLACEMENT CHARACTER}[2J; "
+    assert told == f"{expected}split by group; squares."
+    drawn = retold(model_folder, tmp_path, faces="drawn", datasets=["demo"]).about
+    assert drawn.startswith(
+        "CAUTION: this model has seen drawn faces only; its answers say nothing"
+    )
+    assert "trained on drawn faces of demo" in drawn
+
+
+def retold(model_folder, tmp_path, **facts):
+    """A judge by the same weights, of which other facts are told."""
+    shutil.copytree(model_folder, tmp_path / "retold", dirs_exist_ok=True)
+    config = json.loads((model_folder / "config.json").read_text())
+    config[EXTRA] |= facts
+    (tmp_path / "retold" / "config.json").write_text(json.dumps(config))
+    return load_judge(tmp_path / "retold", device=CPU)
 
 
 def test_another_prior_moves_every_score_and_is_told(judge, model_folder, media):

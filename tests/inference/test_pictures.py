@@ -394,7 +394,8 @@ def test_command_line_judges_crops_and_prints_objects_for_scripts(judge, tmp_pat
     rows = [json.loads(line) for line in said.out.splitlines()]
     assert [row["input"] for row in rows] == paths
     assert {row["prior"] for row in rows} == {0.1} and "where 10% are FAKE" in said.err
-    assert {row["n_faces"] for row in rows} == {1} and rows[0]["model"] == model[1]
+    assert {row["n_faces"] for row in rows} == {1} and rows[0]["model"] == judge.model
+    assert judge.model in said.err and "trained on faces of" in said.err
     assert main(model) == 2 and "INPUT=clip.mp4" in capsys.readouterr().err
 
 

@@ -11,9 +11,11 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
+from utils.model import network
 from utils.model.network import (
     EXTRA,
     build_model,
+    choose_model,
     find_model,
     fold_batch_norms,
     keep_model,
@@ -439,6 +441,44 @@ def test_no_model_anywhere_says_where_one_comes_from(attached, tmp_path):
     (attached / "pictures").mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match="03_train"):
         find_model(output=tmp_path / "out")
+
+
+def test_the_detector_in_the_box_judges_where_there_is_no_model_or_one_of_drawn_faces(
+    attached, tmp_path, monkeypatch
+):
+    output, box = tmp_path / "out", tmp_path / "models"
+    monkeypatch.setattr(network, "BOX", box)
+    (attached / "pictures").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="03_train"):
+        choose_model(output=output)  # no box yet
+    boxed = model_in(box / "lite")
+    assert choose_model(output=output) == boxed
+    trained = model_in(output / "model")
+    assert choose_model(output=output) == trained
+    drawn = json.dumps({EXTRA: {"faces": "drawn"}})
+    (trained / "config.json").write_text(drawn)
+    assert choose_model(output=output) == boxed
+    assert choose_model(trained, output) == trained  # it is named
+    shutil.rmtree(boxed)
+    assert choose_model(output=output) == trained
+
+
+def test_training_goes_on_from_a_model_folder_with_its_classifier(tmp_path):
+    torch.manual_seed(0)
+    trained = seasoned(build_model("test_efficientnet", image_size=32, pretrained=False)).eval()
+    save_model(trained, tmp_path / "m", extra={}, card="")
+    for weights in (tmp_path / "m", tmp_path / "m" / "model.safetensors"):
+        again = build_model("test_efficientnet", image_size=64, weights=str(weights)).eval()
+        assert again.pretrained_cfg["input_size"] == (3, 64, 64)
+        for name, tensor in again.state_dict().items():
+            assert torch.equal(tensor, trained.state_dict()[name])
+    with pytest.raises(ValueError, match="is a trained test_efficientnet: set MODEL_NAME"):
+        build_model("test_convnext", image_size=32, weights=str(tmp_path / "m"))
+    config = tmp_path / "m" / "config.json"
+    told = json.loads(config.read_text()) | {"architecture": "test_convnext"}
+    config.write_text(json.dumps(told))
+    with pytest.raises(ValueError, match="does not fit test_convnext"):
+        build_model("test_convnext", image_size=32, weights=str(tmp_path / "m"))
 
 
 def test_attached_model_is_kept_in_output_even_if_it_cannot_be_written(tmp_path):

@@ -11,7 +11,7 @@ from tools.demo.actors import UNIT
 from tools.demo.data import draw_demo
 from tools.demo.scenes import sample_scene
 from utils.data.datasets import index_videos
-from utils.faces.detection import CropRecipe, cut_faces, load_detector
+from utils.faces.detection import CropRecipe, cut_faces, load_detector, read_about
 from utils.faces.media import probe, sample_frames
 
 
@@ -63,6 +63,10 @@ def test_the_project_reads_it_as_raw_dfdc_videos(demo, rows):
     videos = index_videos(demo)
     assert len(videos) == len(rows)
     assert set(videos["method"]) == {"original", *fakes.METHODS}
+
+
+def test_the_data_set_says_that_its_faces_are_drawn(demo):
+    assert read_about(demo / "dfdc_train_part_0") == "drawn"
 
 
 def test_same_seed_same_bytes_on_any_number_of_processes(demo, tmp_path):

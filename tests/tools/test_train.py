@@ -53,7 +53,8 @@ def folders(tmp_path):
     columns = artifacts.ARTIFACTS["index.csv"].columns
     artifacts.write_table(pd.DataFrame(index, columns=columns), output, "index.csv")
     names = artifacts.ARTIFACTS["data_audit.json"].columns
-    audit = {name: {} for name in names} | {"fingerprint": "f00d"}
+    audit = {name: {} for name in names} | {"fingerprint": "f00d", "split_by": "source"}
+    audit["datasets"] = [{"name": "part", "faces": "drawn"}]
     artifacts.write_json(audit, output, "data_audit.json")
     artifacts.write_json(POLICIES["reference"].to_dict(), output, "augment.json")
     return data, output
@@ -70,7 +71,8 @@ def test_command_line_writes_what_the_notebook_writes(folders, capsys):
     history = artifacts.read_table(output, "history.csv")
     assert card["epochs"] == len(history) == 2
     assert CropRecipe.from_dict(card["crop_recipe"]) == cut  # 05 cuts as 00 did
-    assert card["data_fingerprint"] == "f00d"
+    assert card["cut"] == str(cut) and card["faces"] == "drawn"
+    assert card["data_fingerprint"] == "f00d" and card["split_by"] == "source"
     assert card["splits"]["train"] == "16 crops of 4 videos, 2 sources, 50% FAKE"
     assert card["ingredients"]["optimizer"] == "adam"
     assert card["prior"] == 0.5
@@ -78,6 +80,37 @@ def test_command_line_writes_what_the_notebook_writes(folders, capsys):
     # The run is finished: the same call goes on from it and trains nothing.
     assert train.main([*arguments[:-1], f"{SETTINGS} 03_train.RESUME=True"]) == 0
     assert artifacts.read_table(output, "history.csv").equals(history)
+
+
+def test_crops_cut_in_several_ways_are_a_sentence_and_new_files_follow_the_most(folders):
+    data, output = folders
+    index = artifacts.read_table(output, "index.csv")
+    second = data.parent / "second"
+    shutil.copytree(data, second)
+    (second / "recipe.json").write_text('{"square": 0.9}')
+    assert fitting._how_cut(index, data.parent) == {
+        "crop_recipe": CropRecipe().to_dict(),
+        "cut": "faces, squeezed, from frames shrunk to 0.25, 160 pixels",
+    }
+    more = index.assign(dataset="second")
+    both = pd.concat([index, more, more[:3]])
+    told = fitting._how_cut(both, data.parent)
+    assert told["crop_recipe"] == CropRecipe(square=0.9).to_dict()
+    assert "part: faces, squeezed" in told["cut"] and "second: squares of 0.9" in told["cut"]
+    assert told["cut"].endswith("; new files as second")
+
+
+def test_of_images_of_which_nobody_knows_how_they_were_cut_the_nearest_way_is_told(folders):
+    data, output = folders
+    index = artifacts.read_table(output, "index.csv")
+    for label, rows in index.groupby("label"):  # real/ and fake/
+        for path in rows["path"]:
+            (data.parent / "loose" / label.lower() / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(data / path, data.parent / "loose" / label.lower() / path)
+    loose = index.assign(dataset="loose", path=index["label"].str.lower() + "/" + index["path"])
+    told = fitting._how_cut(loose, data.parent / "loose")
+    assert told["crop_recipe"] is None  # noise: the detector finds no face
+    assert told["cut"] == "cut nobody knows how; new files nearest to it: as whole images"
 
 
 @pytest.mark.parametrize(

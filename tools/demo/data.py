@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 
 from tools.demo.fakes import METHODS, manipulate
 from tools.demo.scenes import FPS, sample_scene
+from utils.faces.detection import ABOUT, DRAWN
 from utils.faces.media import write_video
 
 PART, MARKER = "dfdc_train_part_0", "drawn_demo.json"
@@ -44,8 +45,8 @@ def draw_demo(
 ) -> Path:
     """Draw the demo data set; a former demo in `folder` is replaced.
 
-    Writes `dfdc_train_part_0/<10 letters>.mp4` and `metadata.json` (`{file: {label, split,
-    original, method}}`).
+    Writes `dfdc_train_part_0/<10 letters>.mp4`, `metadata.json` (`{file: {label, split, original,
+    method}}`) and `about.json`, which says that the faces are drawn.
     The same arguments give the same files on any number of processes; a source does not depend on
     how many others there are.
 
@@ -86,6 +87,7 @@ def draw_demo(
         for part in tqdm(results, total=len(jobs), desc="drawing", disable=hidden):
             rows |= part
         _write_json(dict(sorted(rows.items())), new / PART / "metadata.json")
+        _write_json({"faces": DRAWN}, new / PART / ABOUT)
         settings = {"n_sources": n_sources, "fakes_per_source": fakes_per_source}
         settings |= {"n_faceless": n_faceless, "seed": seed}
         _write_json(settings, folder / MARKER)

@@ -17,9 +17,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from utils.data.crops import STATISTICS, UNITS, VIDEO, read_crops
+from utils.data.crops import STATISTICS, UNITS, UNKNOWN_CUT, VIDEO, read_crops, recipe_of
 from utils.data.datasets import words_read
 from utils.data.splits import check_splits, members, split_crops
+from utils.faces.detection import DRAWN, read_about
 from utils.report.words import escaped, how_far_apart
 from utils.run.artifacts import ARTIFACTS, CLASSES, SPLITS, bring, write_json, write_table
 from utils.stats.metrics import bootstrap, y_true_of
@@ -79,6 +80,7 @@ def recognised(index: pd.DataFrame) -> list[dict[str, Any]]:
     rows = []
     for name, crops in index.groupby("dataset"):
         videos = crops.drop_duplicates("video")
+        root, layout = videos.iloc[0][["root", "layout"]]
         units = videos["unit"].value_counts()
         rows.append(
             {
@@ -89,6 +91,8 @@ def recognised(index: pd.DataFrame) -> list[dict[str, Any]]:
                 "told_apart": "; ".join(f"{n:,} {UNITS[unit]}" for unit, n in units.items()),
                 "loose_images": int(units.get("image", 0)),
                 "labels": "; ".join(words_read(videos)),
+                "cut": str(recipe_of(root, layout) or UNKNOWN_CUT),
+                "faces": read_about(root),
                 "official": {s: int(n) for s, n in videos["official"].value_counts().items() if s},
             }
         )
@@ -142,8 +146,13 @@ def describe_split(index: pd.DataFrame, split_by: str) -> str:
     lines = [
         f"- {escaped(row['name'])} ({row['layout']}): {row['told_apart']}"
         + "; ".join(["", row["labels"]] if row["labels"] else [])
+        + f"; {row['cut']}"
+        + "; the faces are drawn" * (row["faces"] == DRAWN)
         for row in datasets
     ]
+    if len({row["cut"] for row in datasets}) > 1:
+        lines.append("- **They were cut in several ways**: `05_inference` cuts new files as most")
+        lines[-1] += " of the training crops were cut"
     lines += [f"- {check.replace('_', ' ')}: holds" for check in check_splits(index)]
     told = how_far_apart({"split_by": split_by, "datasets": datasets, **count_known(index)})
     sources, videos = index["source"].nunique(), sum(row["videos"] for row in datasets)

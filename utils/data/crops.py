@@ -6,7 +6,7 @@ import functools
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from utils.data.layouts import (
     stem,
 )
 from utils.faces.decoding import check_file
-from utils.faces.detection import read_recipe
+from utils.faces.detection import CROPS, CropRecipe, named_recipe, read_recipe
 from utils.faces.media import evenly_spaced, read_image
 from utils.run.artifacts import check_fields, read_text_csv
 from utils.run.jobs import map_threads
@@ -42,6 +42,8 @@ COLUMNS = [
 ]
 #: What `image_statistics` measures; the cheap features of the leakage ladder.
 STATISTICS = ["brightness", "contrast", "sharpness", "red", "green", "blue"]
+#: In place of a recipe, in words.
+UNKNOWN_CUT = "cut nobody knows how"
 #: What is kept, and a row a thing that is left out.
 Kept = tuple[pd.DataFrame, pd.DataFrame]
 #: What a video is, and the words for it in the audit.
@@ -291,7 +293,7 @@ def crop_paths(index: pd.DataFrame, data: str | Path = "") -> list[str]:
         FileNotFoundError: a data set of the index, or its first crop, is not below `data`.
         ValueError: a path leads out of its data set.
     """
-    roots = _roots(data)
+    roots = {name: dataset.root for name, dataset in _datasets(data).items()}
     for name, group in index.groupby("dataset"):
         if stray := name in roots and _stray(group["path"], roots[str(name)]):
             raise ValueError(
@@ -320,17 +322,41 @@ def _stray(paths: pd.Series, root: Path) -> str:
     return ""
 
 
-def _roots(data: str | Path) -> dict[str, Path]:
-    """Folder of each data set of crops at or below `data`, by its name in an index."""
-    roots: dict[str, Path] = {}
+def _datasets(data: str | Path) -> dict[str, Dataset]:
+    """The data sets of crops at or below `data`, by their names in an index."""
+    named: dict[str, Dataset] = {}
     for dataset in find_datasets(data):
         if dataset.layout == "faces":
-            roots |= dict.fromkeys(read_crop_metadata(dataset)["dataset"], dataset.root)
+            named |= dict.fromkeys(read_crop_metadata(dataset)["dataset"], dataset)
         elif dataset.layout == "faceforensics":  # each compression is one
             kinds = {folder.name for folder in dataset.root.glob("*_sequences/*/*")}
-            roots |= {f"{dataset.name}-{kind}": dataset.root for kind in kinds}
-        roots.setdefault(dataset.name, dataset.root)
-    return roots
+            named |= {f"{dataset.name}-{kind}": dataset for kind in kinds}
+        named.setdefault(dataset.name, dataset)
+    return named
+
+
+def recipe_of(root: str | Path, layout: str) -> CropRecipe | None:
+    """How the crops of a data set were cut; None where nobody knows.
+
+    `recipe.json` at its top says so, else two layouts that were measured. Raises ValueError where
+    that file is damaged.
+    """
+    known = {"faces": CROPS["main"], "deepfake_faces": named_recipe("square", image_size=224)}
+    return read_recipe(root) or known.get(layout)
+
+
+def crop_recipes(index: pd.DataFrame, data: str | Path) -> dict[str, CropRecipe | None]:
+    """`recipe_of` each data set of an index, the one of most crops first."""
+    datasets, names = _datasets(data), index["dataset"].value_counts().index
+    return {name: recipe_of(datasets[name].root, datasets[name].layout) for name in names}
+
+
+def describe_cuts(recipes: Mapping[str, CropRecipe | None]) -> str:
+    """How the crops of data sets were cut, in words; once where all were cut alike."""
+    told = {name: str(recipe or UNKNOWN_CUT) for name, recipe in recipes.items()}
+    if len(set(told.values())) == 1:
+        return next(iter(told.values()))
+    return "; ".join(f"{name}: {how}" for name, how in told.items())
 
 
 def face_facts(index: pd.DataFrame, data: str | Path, output: str | Path) -> pd.DataFrame:
@@ -347,7 +373,8 @@ def face_facts(index: pd.DataFrame, data: str | Path, output: str | Path) -> pd.
         ValueError: `boxes.csv`, or what lies beside it, is damaged; names the file.
     """
     rows = index[["dataset", *FACE]].reset_index(drop=True)
-    folders = {name: root for name, root in _roots(data).items() if (root / "boxes.csv").is_file()}
+    roots = {name: dataset.root for name, dataset in _datasets(data).items()}
+    folders = {name: root for name, root in roots.items() if (root / "boxes.csv").is_file()}
     where = {name: folders.get(name, Path(output) / "faces") for name in rows["dataset"].unique()}
     facts = pd.DataFrame(np.nan, rows.index, ["track", "probability", "side", "face_size"])
     for folder, part in rows.groupby(rows["dataset"].map(where)):
@@ -364,7 +391,8 @@ def face_facts(index: pd.DataFrame, data: str | Path, output: str | Path) -> pd.
 
 def _read_boxes(folder: Path) -> pd.DataFrame:
     """A row a face in boxes.csv: `FACE`, the facts, and the data set that it was `cut_from`."""
-    path, listing, recipe = folder / "boxes.csv", folder / "metadata.csv", read_recipe([folder])
+    path, listing = folder / "boxes.csv", folder / "metadata.csv"
+    recipe = read_recipe(folder) or CropRecipe()
     boxes = read_text_csv(path)
     check_fields("faces/boxes.csv", boxes.columns, path)
     numbers = ["frame", "face", "track", "probability", "x1", "y1", "x2", "y2"]
@@ -379,7 +407,7 @@ def _read_boxes(folder: Path) -> pd.DataFrame:
     films = read_text_csv(listing) if listing.is_file() else pd.DataFrame()
     films = films.reindex(columns=["filename", "dataset", "width", "height"], fill_value="")
     sizes = films[["width", "height"]].apply(pd.to_numeric, errors="coerce").to_numpy()
-    films["scale"] = [recipe.shrunk(w, h)[0] / w if w > 0 and h > 0 else np.nan for w, h in sizes]
+    films["scale"] = [recipe.detail(w, h) if w > 0 and h > 0 else np.nan for w, h in sizes]
     films = films.set_index(films["filename"].map(stem))
     films = films[~films.index.duplicated()]
     cut_from = boxes["video"].map(films["dataset"]).astype(object).fillna("")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,6 +33,11 @@ USUAL, FALL, ALIKE = 0.75, 0.4, 0.7
 AHEAD = 0.7
 #: Cost of having been out of sight.
 AWAY = 0.2
+#: A data set of drawn faces says so: a model that learns from them knows nothing of people's.
+ABOUT, DRAWN = "about.json", "drawn"
+#: Images are searched at so many pixels for how they were cut; where the face is less than such a
+#: share of the height, they were not.
+NEAREST_SIDE, WHOLE = 160, 0.35
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,8 @@ class CropRecipe:
 
     The frame is shrunk by `scale`, but its short side never below `min_side` pixels, and it is
     never enlarged. So 720p and more is shrunk to a quarter, and smaller videos are shrunk less,
-    because the detector finds no face under 20 pixels.
+    because the detector finds no face under 20 pixels. In it faces are found; they are cut out of
+    it too, or out of the frame as it came.
     """
 
     image_size: int = 160  # side of the square crop, in pixels
@@ -49,6 +55,9 @@ class CropRecipe:
     factor: float = 0.5  # step of the detector's pyramid of sizes
     scale: float = 0.25  # how far a large frame is shrunk before anything else
     min_side: int = 180  # short side, in pixels, below which no frame is shrunk
+    square: float = 0.0  # side of a square crop, in heights of the box; 0: the box, squeezed
+    lower: float = 0.0  # how far the square's centre lies below the box's, in heights of the box
+    full_frame: bool = False  # cut out of the frame as it came, not of the shrunk one
 
     def __post_init__(self) -> None:
         """Refuse what cannot be cut. Raises ValueError that names the value and its range."""
@@ -57,6 +66,10 @@ class CropRecipe:
         check_number("factor", self.factor, 0.1, 0.95)  # at 1 the pyramid has no end
         check_number("scale", self.scale, 0.01, 1)
         check_number("min_side", self.min_side, 20, 4096)
+        check_number("square", self.square, 0, 4)
+        check_number("lower", self.lower, -1, 1)
+        if not isinstance(self.full_frame, bool):
+            raise ValueError(f"full_frame is {self.full_frame!r}; it must be true or false")
         for name in ("image_size", "margin", "min_side"):
             if not isinstance(value := getattr(self, name), int):
                 raise ValueError(f"{name} is {value}; it must be a whole number")
@@ -68,7 +81,17 @@ class CropRecipe:
         width, height = (max(int(s * scale), min(s, self.min_side)) for s in (width, height))
         return width, height
 
-    def to_dict(self) -> dict[str, float]:
+    def detail(self, width: int, height: int) -> float:
+        """Pixels that faces are cut from, per pixel of a frame of this size, along a side."""
+        return 1.0 if self.full_frame else self.shrunk(width, height)[0] / width
+
+    def __str__(self) -> str:
+        """In words."""
+        what = f"squares of {self.square:g} heights of a face" if self.square else "faces, squeezed"
+        whence = "from full frames" if self.full_frame else f"from frames shrunk to {self.scale:g}"
+        return f"{what}, {whence}, {self.image_size} pixels"
+
+    def to_dict(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
         return asdict(self)
 
@@ -88,27 +111,68 @@ class CropRecipe:
         return cls(**values)
 
 
-def read_recipe(folders: Iterable[str | Path]) -> CropRecipe:
-    """The recipe that the crops of these folders were cut by, as 00 recorded it beside them.
+#: The ways of cutting that have a name: as the main data set was cut, and as `deepfake_faces` was
+#: (docs/data.md has the measurements).
+CROPS = {"main": CropRecipe(), "square": CropRecipe(square=0.86, lower=0.06, full_frame=True)}
 
-    A folder without a record is taken to follow the main data set's recipe, the default. Raises
-    ValueError if a record is damaged, or if two folders were cut in different ways.
+
+def named_recipe(name: str, **changes: Any) -> CropRecipe:
+    """One of CROPS with other values for some fields. Raises ValueError that lists the names."""
+    if name not in CROPS:
+        raise ValueError(f"CROP is {name!r}; accepted: {', '.join(CROPS)}")
+    return replace(CROPS[name], **changes)
+
+
+def read_recipe(folder: str | Path) -> CropRecipe | None:
+    """The recipe that the crops of a folder were cut by, as `recipe.json` beside them records it.
+
+    None where there is no record. Raises ValueError if it is damaged.
     """
-    recipes: dict[CropRecipe, Path] = {}
-    for folder in map(Path, folders):
-        path = folder / "recipe.json"
-        values = read_any_json(path) if path.is_file() else {}
-        try:
-            recipes.setdefault(CropRecipe.from_dict(values), folder)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path} is no crop recipe that can be followed: {error}") from error
-    if len(recipes) > 1:
-        one, other = list(recipes.values())[:2]
-        raise ValueError(
-            f"the crops in {one} and in {other} were cut in different ways, and a model can be "
-            "shown only one: cut both with the same parameters of 00_extract_faces"
-        )
-    return next(iter(recipes), CropRecipe())
+    path = Path(folder) / "recipe.json"
+    if not path.is_file():
+        return None
+    try:
+        return CropRecipe.from_dict(read_any_json(path))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no crop recipe that can be followed: {error}") from error
+
+
+def read_about(folder: str | Path) -> str:
+    """What the faces of a data set are, as `about.json` at its top says: DRAWN, or "" for people's.
+
+    Raises ValueError where that file is damaged.
+    """
+    path = Path(folder) / ABOUT
+    told = read_any_json(path) if path.is_file() else {}
+    return DRAWN if told.get("faces") == DRAWN else ""
+
+
+def nearest_recipe(images: Sequence[Image.Image]) -> CropRecipe | None:
+    """The recipe that cuts faces most as they lie in these images, RGB; None for whole images.
+
+    Told by where the detector finds the largest face of each, a border of the image's own edge
+    about it, for many crops cut through the face's box. Whole images are those of which most show
+    no face, or one that is less than WHOLE of their height.
+    """
+    detector, places = load_detector(CropRecipe()), []
+    for image in images:
+        side = NEAREST_SIDE / max(image.size)
+        width, height = (max(1, round(s * side)) for s in image.size)
+        pixels = cv2.resize(np.asarray(image.convert("RGB")), (width, height))
+        edge = round(0.3 * height)
+        pixels = cv2.copyMakeBorder(pixels, edge, edge, edge, edge, cv2.BORDER_REPLICATE)
+        for (x1, y1, x2, y2), _ in find_faces(detector, Image.fromarray(pixels))[:1]:
+            tall = y2 - y1
+            below = (height / 2 + edge - (y1 + y2) / 2) / tall
+            places.append((tall / height, (x2 - x1) / width, below))
+    tall, wide, below = np.median(places, axis=0) if places else (0, 0, 0)
+    if 2 * len(places) < len(images) or tall < WHOLE:
+        return None
+    if all(abs(image.width / image.height - 1) < 0.02 for image in images):
+        return CropRecipe(square=round(1 / tall, 2), lower=round(below, 2), full_frame=True)
+    default = CropRecipe()
+    border = default.image_size * (1 - (tall + wide) / 2)
+    return replace(default, margin=max(0, round(border)), full_frame=True)
 
 
 class Face(NamedTuple):
@@ -170,10 +234,11 @@ class _MaxPool(torch.nn.Module):
 def cut_faces(detector: MTCNN, image: Image.Image, recipe: CropRecipe) -> list[Face]:
     """Find and cut every face of a full frame, the largest first; `detector` has the same recipe.
 
-    The crops have the very pixels that `MTCNN(...)(frame.resize(...), save_path=...)` writes.
+    By the main recipe they have the very pixels that `MTCNN(...)(frame.resize(...), save_path=...)`
+    writes.
     """
     small = shrink(image, recipe)
-    return cut_at(small, find_faces(detector, small), recipe, image.size)
+    return cut_at(image, small, find_faces(detector, small), recipe)
 
 
 def shrink(image: Image.Image, recipe: CropRecipe) -> Image.Image:
@@ -205,27 +270,43 @@ def find_faces(detector: MTCNN, small: Image.Image) -> list[Place]:
 
 
 def cut_at(
-    small: Image.Image, places: Sequence[Place], recipe: CropRecipe, full: tuple[int, int]
+    image: Image.Image, small: Image.Image, places: Sequence[Place], recipe: CropRecipe
 ) -> list[Face]:
-    """Cut the faces at known places out of a shrunk frame.
+    """Cut the faces at known places of a shrunk frame `small` out of it, or out of `image`, whole.
 
-    The places are those of this frame or of one of the same size; `full` is the size (width,
-    height) of the full frame, for the boxes.
+    The places are those of this frame or of one of the same size.
     """
     from facenet_pytorch.models.utils.detect_face import extract_face
 
-    ratio, faces = np.tile(np.divide(full, small.size), 2), []
-    for box, probability in places:
-        pixels = extract_face(small, box, recipe.image_size, recipe.margin)  # (3, S, S), 0..255
-        crop = Image.fromarray(pixels.permute(1, 2, 0).byte().numpy())
-        faces.append(Face(tuple((np.array(box) * ratio).tolist()), probability, crop))
+    ratio, faces = np.tile(np.divide(image.size, small.size), 2), []
+    source = image.convert("RGB") if recipe.full_frame else small
+    for place, probability in places:
+        box = (np.array(place) * ratio).tolist()
+        at = box if recipe.full_frame else place
+        if recipe.square:
+            crop = _cut_square(source, at, recipe)
+        else:
+            pixels = extract_face(source, at, recipe.image_size, recipe.margin)  # (3, S, S), 0..255
+            crop = Image.fromarray(pixels.permute(1, 2, 0).byte().numpy())
+        faces.append(Face(tuple(box), probability, crop))
     return faces
 
 
-def face_side(box: Box, full: tuple[int, int], recipe: CropRecipe) -> float:
-    """Shorter side of a face in pixels of the shrunk frame; `box` and `full` of the full frame."""
+def _cut_square(source: Image.Image, box: Box, recipe: CropRecipe) -> Image.Image:
+    """A square about a box, moved into the picture where it would reach out of it."""
     x1, y1, x2, y2 = box
-    return min(x2 - x1, y2 - y1) * recipe.shrunk(*full)[0] / full[0]
+    height = y2 - y1
+    side = min(recipe.square * height, *source.size)
+    centre = (x1 + x2) / 2, (y1 + y2) / 2 + recipe.lower * height
+    x, y = (min(max(c - side / 2, 0), end - side) for c, end in zip(centre, source.size))
+    size = (recipe.image_size, recipe.image_size)
+    return source.resize(size, Image.Resampling.BILINEAR, (x, y, x + side, y + side))
+
+
+def face_side(box: Box, full: tuple[int, int], recipe: CropRecipe) -> float:
+    """Shorter side of a face in pixels of what it is cut from; `box`, `full` of the full frame."""
+    x1, y1, x2, y2 = box
+    return min(x2 - x1, y2 - y1) * recipe.detail(*full)
 
 
 def focus(crop: Image.Image) -> float:

@@ -20,6 +20,8 @@ import torch
 from PIL import Image
 
 from utils.faces.detection import (
+    ABOUT,
+    DRAWN,
     CropRecipe,
     Face,
     Linker,
@@ -28,6 +30,7 @@ from utils.faces.detection import (
     find_faces,
     load_detector,
     look,
+    read_about,
     shrink,
 )
 from utils.faces.media import probe, sample_frames
@@ -137,6 +140,9 @@ def extract_faces(
         _write(pd.DataFrame(boxes, columns=ARTIFACTS[f"faces/{BOXES}"].columns), folder, BOXES)
         with atomic_path(folder / RECIPE) as temporary:
             temporary.write_text(json.dumps(recipe.to_dict(), indent=2) + "\n")
+        if {read_about(path) for path in {Path(job.path).parent for job in jobs}} == {DRAWN}:
+            with atomic_path(folder / ABOUT) as temporary:
+                temporary.write_text(json.dumps({"faces": DRAWN}) + "\n")
         told = videos.assign(filename=list(files.values()), original=list(originals.values()))
         told["fps"] = [record["fps"] for record in ordered]
         for i, side in enumerate(("width", "height")):  # whole numbers, or nothing
@@ -175,7 +181,7 @@ def _working_folder(folder: Path, names: list[str]) -> Iterator[None]:
     shutil.rmtree(partial, ignore_errors=True)
     for made in (partial, records):
         made.mkdir(parents=True, exist_ok=True)
-    for name in (METADATA, BOXES, RECIPE):
+    for name in (METADATA, BOXES, RECIPE, ABOUT):
         (folder / name).unlink(missing_ok=True)
     for name in owned - set(names):
         _remove_video(folder, name)
@@ -289,11 +295,11 @@ def _extract(job: _Job) -> dict[str, Any]:
 def _cut(job: _Job, made: Path) -> tuple[int, list]:
     """Save the crops of one video; give the number of frames and the rows of `boxes.csv`."""
     frames = sample_frames(job.path, job.frames_per_video, threads=job.threads)
-    shrunk = ((number, shrink(image, job.recipe), image.size) for number, _, image in frames)
+    shrunk = ((number, image, shrink(image, job.recipe)) for number, _, image in frames)
     linker, n_frames, rows = Linker(), 0, []
-    for number, small, full in prefetch(shrunk):
+    for number, image, small in prefetch(shrunk):
         n_frames += 1
-        faces = cut_at(small, find_faces(_detector(job.recipe), small), job.recipe, full)
+        faces = cut_at(image, small, find_faces(_detector(job.recipe), small), job.recipe)
         # As 05 does it: the same frames give the same tracks.
         tracks = linker.link([face.box for face in faces], [look(face.crop) for face in faces])
         for index, (face, track) in enumerate(zip(faces, tracks, strict=True), start=1):

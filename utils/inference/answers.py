@@ -17,7 +17,7 @@ from utils.data.crops import crop_paths
 from utils.data.datasets import index_videos
 from utils.faces.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, collect_inputs
 from utils.inference.judging import Answer, Judge, judge_file, load_judge, unjudged
-from utils.model.network import find_model
+from utils.model.network import choose_model
 from utils.run.artifacts import ARTIFACTS, bring, data_folder, read_table, write_table
 from utils.run.jobs import Bar, run_jobs
 from utils.run.machine import get_device, input_roots, short_names
@@ -48,14 +48,14 @@ def predict(
     FileNotFoundError if there is no model.
 
     Args:
-        model: folder of 03 and 04; "" looks in OUTPUT and in attached inputs. For many files pass
-            a `Judge`, or use `judge_files`.
+        model: folder of 03 and 04; "" looks in OUTPUT and in attached inputs, and then takes the
+            detector in the box. For many files pass a `Judge`, or use `judge_files`.
         frames_per_video: evenly spaced frames that are searched for faces; 0 means all.
         device: "auto", "cpu" or "cuda".
         prior: of `load_judge`; a `Judge` has its own.
     """
     if not isinstance(model, Judge):
-        model = load_judge(find_model(model), device=get_device(device), prior=prior)
+        model = load_judge(choose_model(model), device=get_device(device), prior=prior)
     return judge_file(model, str(path), frames_per_video=frames_per_video)
 
 
@@ -216,17 +216,19 @@ def answer_tables(answers: Sequence[Answer]) -> tuple[pd.DataFrame, pd.DataFrame
 
     An input is named by its bare file name where that is unique, and by as much of its path as it
     takes to tell two inputs apart where it is not. Faces have `person_score` and `note` too, and
-    both `prior`: the share of FAKE for which a score holds.
+    both `prior`: the share of FAKE for which a score holds. Verdicts tell the `model`.
     """
     rows, faces = [], []
     for name, a in zip(short_names([answer.input for answer in answers]), answers, strict=True):
-        rows.append((name, len(a.faces), a.n_people, a.score, a.decision, a.reason, a.prior))
+        rows.append(
+            (name, len(a.faces), a.n_people, a.score, a.decision, a.reason, a.prior, a.model)
+        )
         if len(a.faces):
             people = a.people.set_index("track").rename(columns={"score": "person_score"})
             told = a.faces.drop(columns="logit").assign(input=name)
             told = told.join(people[["person_score", "note"]], on="track")
             faces.append(told.assign(prior=a.prior))
-    verdicts = pd.DataFrame(rows, columns=[*ARTIFACTS["verdicts.csv"].columns, "prior"])
+    verdicts = pd.DataFrame(rows, columns=[*ARTIFACTS["verdicts.csv"].columns, "prior", "model"])
     if not faces:
         return pd.DataFrame(columns=ARTIFACTS["inference.csv"].columns), verdicts
     return pd.concat(faces, ignore_index=True), verdicts

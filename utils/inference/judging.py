@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 from PIL import Image
 
 from utils.faces.detection import (
+    DRAWN,
     CropRecipe,
     Face,
     Linker,
@@ -23,6 +26,7 @@ from utils.faces.detection import (
     look,
 )
 from utils.faces.media import Frame, open_media
+from utils.model.network import FILES
 from utils.model.scoring import Scorer, load_scorer
 from utils.run.artifacts import ARTIFACTS
 from utils.run.jobs import prefetch
@@ -31,6 +35,8 @@ from utils.stats.decisions import FACE_FACTS, PERSON, UNSURE, Decision
 
 #: Crops that are scored at once, and that wait for it at most: memory does not grow with a video.
 BATCH = 32
+#: Said before the answers of a model that knows nothing else.
+DRAWN_ONLY = "CAUTION: this model has seen drawn faces only; its answers say nothing about people. "
 FACE_COLUMNS = [*ARTIFACTS["inference.csv"].columns, *FACE_FACTS, "logit"]
 
 
@@ -40,7 +46,7 @@ class Judge:
 
     scorer: Scorer  # its folder is where other processes load the model from
     detector: Any  # that cut the training crops
-    recipe: CropRecipe  # how it cut them
+    recipe: CropRecipe | None  # how it cut them; None: whole images were learned from
     decision: Decision  # chosen on val
     asked: float = 0.0  # the prior that was asked for; 0: the model's own
 
@@ -49,6 +55,38 @@ class Judge:
         """Share of FAKE for which scores hold, which is the answer where nothing can be seen."""
         known = self.decision.prior
         return float(self.scorer.facts.get("prior", 0.5)) if known is None else known
+
+    @cached_property
+    def model(self) -> str:
+        """What the model is called, its version if it has one, and the hash of its weights."""
+        facts, weights = self.scorer.facts, self.scorer.folder / FILES[1]
+        named = facts.get("title") or facts.get("name") or self.scorer.folder.name
+        parts = [named, facts.get("version")]
+        if weights.is_file():
+            parts.append(f"({hashlib.sha256(weights.read_bytes()).hexdigest()[:12]})")
+        return " ".join(str(part) for part in parts if part)
+
+    @property
+    def about(self) -> str:
+        """What the model is for, in a line: what it has learned from, cut how, kept apart by what.
+
+        For one of drawn faces the caution comes first.
+        """
+        facts = self.scorer.facts
+        names = ", ".join(map(str, facts.get("datasets") or ["data that it does not tell"]))
+        drawn = facts.get("faces") == DRAWN
+        parts = [f"{self.model}: trained on {'drawn faces' if drawn else 'faces'} of {names}"]
+        if facts.get("split_by"):
+            parts.append(f"split by {facts['split_by']}")
+        if facts.get("cut"):
+            parts.append(facts["cut"])
+        return printable(DRAWN_ONLY * drawn + "; ".join(parts) + ".")
+
+    def find_faces(self, image: Image.Image, *, cropped: bool = False) -> list[Face]:
+        """The faces of a frame, the largest first; of a crop, and for whole images, it is one."""
+        if cropped or self.recipe is None:
+            return [Face((0.0, 0.0, float(image.width), float(image.height)), 1.0, image)]
+        return cut_faces(self.detector, image, self.recipe)
 
 
 def load_judge(folder: str | Path, *, device: torch.device, prior: float = 0.0) -> Judge:
@@ -59,8 +97,10 @@ def load_judge(folder: str | Path, *, device: torch.device, prior: float = 0.0) 
     if none of this kind, or the prior is no share.
     """
     scorer = load_scorer(folder, device=device)
-    recipe = CropRecipe.from_dict(scorer.facts.get("crop_recipe", {}))
-    judge = Judge(scorer, load_detector(recipe), recipe, Decision.read(folder))
+    told = scorer.facts.get("crop_recipe", {})
+    recipe = None if told is None else CropRecipe.from_dict(told)
+    detector = load_detector(recipe) if recipe else None
+    judge = Judge(scorer, detector, recipe, Decision.read(folder))
     if not prior:
         return judge
     own = replace(judge.decision, prior=judge.prior)
@@ -84,6 +124,7 @@ class Answer:
     cropped: bool = False  # the file was a face crop already
     prior: float = float("nan")  # share of FAKE for which the score holds
     note: str = ""  # tells of a prior that was set
+    model: str = ""  # which answered, of `Judge.model`
 
     def __str__(self) -> str:
         name = printable(self.input)
@@ -134,17 +175,18 @@ def judge_file(
         return unjudged(judge, path, reason)
     people = judge.decision.find_people(faces)
     score, decision, reason = judge.decision.judge_file(people)
-    return Answer(path, decision, score, reason, faces, people, cropped, *_prior_of(judge))
+    return Answer(path, decision, score, reason, faces, people, cropped, *_told(judge))
 
 
 def unjudged(judge: Judge, path: str, reason: str) -> Answer:
     """The answer to a file that shows nothing: the prior, UNSURE, and why."""
     faces, people = pd.DataFrame(columns=FACE_COLUMNS), pd.DataFrame(columns=PERSON)
-    return Answer(path, UNSURE, judge.prior, reason, faces, people, False, *_prior_of(judge))
+    return Answer(path, UNSURE, judge.prior, reason, faces, people, False, *_told(judge))
 
 
-def _prior_of(judge: Judge) -> tuple[float, str]:
-    return judge.prior, f" where {100 * judge.prior:.3g}% are FAKE" if judge.asked else ""
+def _told(judge: Judge) -> tuple[float, str, str]:
+    note = f" where {100 * judge.prior:.3g}% are FAKE" if judge.asked else ""
+    return judge.prior, note, judge.model
 
 
 def _score_faces(
@@ -157,16 +199,14 @@ def _score_faces(
     spare: list[Image.Image] = []  # a few frames, for the case that none has a face
     linker = Linker()
     for number, seconds, image in frames:
-        if cropped:
-            faces = [Face((0.0, 0.0, float(image.width), float(image.height)), 1.0, image)]
-        else:
-            faces = cut_faces(judge.detector, image, judge.recipe)
+        faces = judge.find_faces(image, cropped=cropped)
         looks = [look(face.crop) for face in faces]
         tracks = linker.link([face.box for face in faces], looks)
         for face, track in zip(faces, tracks, strict=True):
-            side = face_side(face.box, image.size, judge.recipe)
-            if cropped:  # how large it was before it was cut is not known
-                side = judge.recipe.image_size
+            if cropped or judge.recipe is None:  # how large it was before it was cut is not known
+                side = float(CropRecipe().image_size)
+            else:
+                side = face_side(face.box, image.size, judge.recipe)
             facts = (face.probability, side, focus(face.crop))
             rows.append((path, number, seconds, track, *face.box, *facts))
             crops.append(face.crop)
@@ -187,6 +227,7 @@ def _score_faces(
 def _why_no_face(judge: Judge, images: list[Image.Image]) -> str:
     """Look again at twice the size: a face that appears then was only too small."""
     for image in images:
+        assert judge.recipe  # a whole image is never without a face
         width, height = judge.recipe.shrunk(*image.size)
         if min(image.size) < judge.detector.min_face_size:
             return f"no face can be seen in {image.width} x {image.height} pixels"
@@ -211,7 +252,7 @@ def recut(
     """
     wanted = set(faces["frame"])
     found = {
-        number: cut_faces(judge.detector, image, judge.recipe)
+        number: judge.find_faces(image)
         for number, _, image in open_media(answer.input, frames_per_video)
         if number in wanted
     }

@@ -186,9 +186,8 @@ class Pictures:
             row["pictures"] = [next(embedded) for _ in row["pictures"]]
         scorer, decision = self.judge.scorer, self.judge.decision
         told = {
-            "Model": "/".join(scorer.folder.resolve().parts[-2:]),
+            "Model": self.judge.about,
             "Network": scorer.network.pretrained_cfg["architecture"],  # type: ignore[index]
-            "Trained on": scorer.facts.get("datasets"),
             "Training": scorer.facts.get("splits", {}).get("train"),
         }
         counts = Counter(a.decision.lower() if len(a.faces) else "not judged" for a in self.answers)

@@ -23,13 +23,15 @@ from timm.data import resolve_model_data_config
 from timm.models import load_state_dict, save_for_hf
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from utils.faces.detection import CropRecipe
+from utils.faces.detection import DRAWN, CropRecipe
 from utils.report.words import escaped
 from utils.run.artifacts import CLASSES, check_number, find_all, find_artifact, read_any_json
 from utils.run.machine import input_roots, inside, output_folder
 
 #: Key of config.json under which this project keeps what timm has no field for.
 EXTRA = "deepfake_detection"
+#: The detectors that come with the project.
+BOX = Path(__file__).resolve().parents[2] / "models"
 #: Seconds in which the hub of pretrained weights has to answer.
 REACH_S = 10
 #: What makes a folder a model folder.
@@ -53,7 +55,8 @@ def build_model(
         image_size: side of the square input in pixels.
         pretrained: start from timm's ImageNet weights.
         weights: a local file of such weights, or a folder that holds one, for machines without
-            internet. Only tensors are read, nothing is unpickled.
+            internet; or a model folder, such as the detector in the box, whose classifier is kept
+            too. Only tensors are read, nothing is unpickled.
     Raises:
         ValueError: unknown name, or the weights cannot be had; says how to attach them.
     """
@@ -68,7 +71,11 @@ def build_model(
         "crop_mode": "squash",
     }
     if weights:
-        config["state_dict"] = _read_weights(_weights_file(Path(weights).expanduser()))
+        file = _weights_file(Path(weights).expanduser())
+        tensors = _read_weights(file)
+        if _is_ours(file.parent):
+            return _go_on(name, tensors, config, file.parent)
+        config["state_dict"] = tensors
     options: dict[str, Any] = {"num_classes": len(CLASSES), "pretrained_cfg_overlay": config}
     rng_state = torch.get_rng_state()
     try:
@@ -131,6 +138,29 @@ def _weights_file(path: Path) -> Path:
             names = ", ".join(file.name for file in found)
             raise ValueError(f"WEIGHTS {str(path)!r} holds several files ({names}): name one")
     raise ValueError(f"WEIGHTS {str(path)!r} is no file, and no folder that holds weights")
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder of weights is a model folder of this project."""
+    config = folder / FILES[0]
+    return config.is_file() and EXTRA in read_any_json(config)
+
+
+def _go_on(
+    name: str, tensors: dict[str, torch.Tensor], config: dict[str, Any], folder: Path
+) -> torch.nn.Module:
+    """The trained network of a model folder, classifier and all, to be trained further."""
+    known = str(read_any_json(folder / FILES[0]).get("architecture", ""))
+    if name.split(".")[0] != known.split(".")[0]:
+        raise ValueError(f"WEIGHTS {str(folder)!r} is a trained {known}: set MODEL_NAME to that")
+    options: dict[str, Any] = {"num_classes": len(CLASSES), "pretrained_cfg_overlay": config}
+    model = timm.create_model(name, pretrained=False, **options)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ValueError(f"WEIGHTS {str(folder)!r} does not fit {name}: {reason}") from error
+    return model
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -225,6 +255,24 @@ def find_model(model: str | Path = "", output: str | Path = "") -> Path:
     return found or find_artifact("model/config.json", output) / "model"  # says what is missing
 
 
+def choose_model(model: str | Path = "", output: str | Path = "") -> Path:
+    """The model that is to judge: as `find_model`, else the detector in the box.
+
+    That one goes before a model that has seen drawn faces alone, too, unless that is named.
+    """
+    box = [config.parent for config in sorted(BOX.glob(f"*/{FILES[0]}"))]
+    try:
+        found = find_model(model, output)
+    except FileNotFoundError:
+        if model or not box:
+            raise
+        return box[0]
+    if model or not box:
+        return found
+    facts = read_any_json(found / FILES[0]).get(EXTRA, {})
+    return box[0] if facts.get("faces") == DRAWN else found
+
+
 def _inside(folder: Path) -> Path:
     """`folder / "model"` where that is the model and `folder` is not."""
     inner = folder / "model"
@@ -293,7 +341,8 @@ def _check_config(config: Mapping[str, Any]) -> None:
             raise ValueError(f"model_args has {name!r:.60}; accepted: {', '.join(RANGES)}")
         for number in value if isinstance(value, list) else [value]:
             check_number(name, number, *RANGES[name])
-    CropRecipe.from_dict(extra.get("crop_recipe", {}))
+    if (recipe := extra.get("crop_recipe", {})) is not None:  # None: whole images
+        CropRecipe.from_dict(recipe)
 
 
 def model_card(facts: Mapping[str, Any]) -> str:

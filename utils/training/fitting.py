@@ -17,9 +17,10 @@ import torch
 from timm.data import resolve_model_data_config
 from torch import multiprocessing
 
-from utils.data.crops import crop_paths, spread_frames
+from utils.data.crops import crop_paths, crop_recipes, describe_cuts, spread_frames
 from utils.data.splits import check_splits, control_labels
-from utils.faces.detection import CropRecipe, read_recipe
+from utils.faces.detection import DRAWN, nearest_recipe
+from utils.faces.media import load_crop
 from utils.model.network import check_ours, load_model, model_card, save_model
 from utils.run.artifacts import bring, find_artifact, read_json, read_table, write_json, write_table
 from utils.run.jobs import Bar, tell
@@ -37,6 +38,9 @@ from utils.training.batches import (
 from utils.training.checkpoints import find_checkpoint, load_checkpoint
 from utils.training.loop import Report, Setup, duration, is_first, is_launched, train
 from utils.training.recipes import TrainConfig
+
+#: So many crops are looked at where nobody knows how they were cut.
+LOOKED_AT = 48
 
 
 def read_policy(output: str | Path) -> tuple[Policy, str]:
@@ -71,8 +75,8 @@ def open_crops(
     Returns:
         The rows of train and val, the train set, the val set; the test split stays closed.
     Raises:
-        ValueError: the split leaks, a split is empty, the crops were cut in different ways, or
-            OUTPUT's `model/` is none.
+        ValueError: the split leaks, a split is empty, a crop recipe is damaged, or OUTPUT's
+            `model/` is none.
     """
     index = read_table(find_artifact("index.csv", output), "index.csv")
     check_splits(index)
@@ -83,7 +87,7 @@ def open_crops(
     if empty := [name for name, rows in parts.items() if rows.empty]:
         raise ValueError(f"index.csv holds no crop of the {empty[0]} split; run 01_explore_data")
     index = pd.concat(parts.values())
-    _crop_recipe(index, data)  # refused now, and not when the model is saved
+    crop_recipes(index, data)  # refused now, and not when the model is saved
     check_ours(Path(output) / "model")
     sets = []
     for name, rows in parts.items():
@@ -97,11 +101,23 @@ def open_crops(
     return index, sets[0], sets[1]
 
 
-def _crop_recipe(index: pd.DataFrame, data: str | Path) -> CropRecipe:
-    """How the crops of an index were cut. Raises as `read_recipe` and `crop_paths` do."""
-    # `<data set>/<video>/<frame>.png`: the record lies at the top.
-    examples = crop_paths(index.drop_duplicates("dataset"), data)
-    return read_recipe(sorted({Path(path).parents[1] for path in examples}))
+def _how_cut(index: pd.DataFrame, data: str | Path) -> dict[str, Any]:
+    """`crop_recipe` by which 05 is to cut, None for whole images, and `cut`, how crops were cut.
+
+    It is that of the data set with most training crops; where nobody knows it, the nearest one.
+    """
+    train = index[index["split"] == "train"]
+    recipes = crop_recipes(train, data)
+    name, recipe = next(iter(recipes.items()))
+    told = describe_cuts(recipes)
+    if recipe is None:
+        rows = train[train["dataset"] == name]
+        paths = crop_paths(rows.sample(min(LOOKED_AT, len(rows)), random_state=0), data)
+        recipe = nearest_recipe([load_crop(path) for path in paths])
+        told += f"; new files nearest to it: {recipe or 'as whole images'}"
+    elif len(set(recipes.values())) > 1:
+        told += f"; new files as {name}"
+    return {"crop_recipe": recipe and recipe.to_dict(), "cut": told}
 
 
 def first_batch(
@@ -131,7 +147,7 @@ def fit(
     on_epoch: Callable[[pd.DataFrame], Any] | None = None,
     progress: bool | None = True,
 ) -> tuple[torch.nn.Module, pd.DataFrame]:
-    """Train a copy of a model, and keep its best epoch, that of lowest val loss.
+    """Train a copy of a model, and keep its best epoch, that of lowest val loss (calibrated).
 
     The full state is written to `checkpoint/last.pt` after every epoch and every so many minutes;
     the one before it stays as `previous.pt`. A run that goes on from it gives the very weights that
@@ -305,6 +321,11 @@ def sum_up(history: pd.DataFrame, epochs: int) -> str:
     )
 
 
+def _faces(audit: Mapping[str, Any]) -> set[str]:
+    """What the data sets of an audit say of their faces; nothing of older ones."""
+    return {row.get("faces", "") for row in audit["datasets"] if isinstance(row, dict)}
+
+
 def save_run(
     model: torch.nn.Module,
     history: pd.DataFrame,
@@ -337,9 +358,11 @@ def save_run(
         "image_size": size[-1],
         "epochs": len(history),
         "best_epoch": best_epoch(history),
-        "crop_recipe": _crop_recipe(index, data).to_dict(),
+        **_how_cut(index, data),
         "prior": float(y_true_of(videos[videos["split"] == "train"]).mean()),
         "datasets": sorted(index["dataset"].unique()),
+        "faces": DRAWN if _faces(audit) == {DRAWN} else "",
+        "split_by": audit.get("split_by", ""),
         "data_fingerprint": audit.get("fingerprint", ""),
         "splits": {
             split: f"{(index['split'] == split).sum():,} crops of {len(rows):,} videos, "

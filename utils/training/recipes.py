@@ -143,9 +143,10 @@ SETTINGS = tuple(f.name for f in fields(TrainConfig) if f.name not in INGREDIENT
 RECIPES = {
     "reference": TrainConfig(),
     "strong": TrainConfig(
-        optimizer="adamw", weight_decay=0.05, ema=0.999, clip_norm=1.0, balanced=True, pairs=True
+        optimizer="adamw", weight_decay=0.05, schedule="cosine", warm_up=0.1, ema=0.999,
+        clip_norm=1.0, balanced=True, pairs=True,
     ),
-}
+}  # fmt: skip
 
 
 def make_config(
