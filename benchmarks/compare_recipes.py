@@ -21,7 +21,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +44,16 @@ from utils.model.scoring import Scorer, normalise
 from utils.run import machine
 from utils.run.artifacts import atomic_path, read_any_json, read_table, write_csv, write_table
 from utils.run.jobs import map_threads
-from utils.stats.metrics import paired_bootstrap, y_true_of
+from utils.stats.metrics import METRICS, WeightedScores, y_true_of
 from utils.training.augmentation import POLICIES, Policy
 from utils.training.batches import BatchPlan, CropSet, resized
 from utils.training.fitting import fit, open_crops
 from utils.training.recipes import RECIPES, TrainConfig
 
 Variant = tuple[TrainConfig, Policy]
+#: Logits of runs: a row a crop, a column a condition.
+Runs = Sequence[pd.DataFrame]
+Names = Sequence[str]
 PARTS = {"train": range(7, 30), "val": range(30, 35), "test": range(35, 40)}
 #: Corruptions of `utils.evaluation.robustness`, each crop once by each.
 DEGRADED = (("jpeg", 50), ("blur", 2), ("downscale", 0.25), ("noise", 10))
@@ -56,7 +61,7 @@ DEGRADED = (("jpeg", 50), ("blur", 2), ("downscale", 0.25), ("noise", 10))
 RECUT = ("quarter", "squeezed", "tighter", "wider")
 CONDITIONS = {"clean": ("clean",), "degraded": tuple(n for n, _ in DEGRADED), "recut": RECUT}
 NAMES = [name for kind in CONDITIONS.values() for name in kind]
-BATCH = 256
+BATCH, RESAMPLES = 256, 1000
 
 ROBUST = POLICIES["robust"]
 #: Ingredient to what it sets where it is there, in a recipe or in a policy; without any of them a
@@ -103,6 +108,8 @@ FINALS: dict[str, Variant] = {
     "strong, and the rest": variant(STRONG, "colour", "JPEG", "self-blending"),
     "strong, norms only": variant(STRONG, train_only="norms", learning_rate=3e-3),
 }
+#: The best of them on val, and what it has to beat.
+TESTED = ("strong", "reference")
 #: One seed tells enough of it.
 ASIDE = {"strong, head only": variant(STRONG, train_only="head", learning_rate=1e-2)}
 
@@ -238,33 +245,46 @@ def read_scores(output: Path, run: str, split: str) -> pd.DataFrame:
     return pd.read_csv(output / "runs" / run / f"{split}.csv")
 
 
-def compare(output: Path, rows: pd.DataFrame, split: str, seeds: int) -> pd.DataFrame:
-    """A row a finalist: AUC by kind, median and range over the seeds, and what the first leads by.
+def compare(output: Path, rows: pd.DataFrame, split: str, seeds: int, names: Names) -> pd.DataFrame:
+    """A row a recipe: AUC by kind, median and range over the seeds, and what the first leads by.
 
-    A lead is that of the mean logit over the seeds, on the same resamples of sources.
+    That is told of single runs, which is what somebody trains, and of the mean logit of all seeds.
     """
-    table, first = [], next(iter(FINALS))
-    means = {}
-    for name in FINALS:
-        runs = [read_scores(output, f"{name}-{seed}", split) for seed in range(seeds)]
-        means[name] = sum(runs) / seeds
-        aucs = pd.DataFrame([by_kind(rows, run) for run in runs])
+    table, first = [], names[0]
+    runs = {n: [read_scores(output, f"{n}-{s}", split) for s in range(seeds)] for n in names}
+    means = {name: [sum(found) / seeds] for name, found in runs.items()}
+    for name in names:
+        aucs = pd.DataFrame([by_kind(rows, run) for run in runs[name]])
         row = {"recipe": name}
         for kind in CONDITIONS:
             values = aucs[kind]
             row[kind] = f"{values.median():.3f} ({values.min():.3f} to {values.max():.3f})"
             if name != first:
-                row[f"{first} leads, {kind}"] = lead(rows, means[first], means[name], kind)
+                row[f"{first} leads, {kind}"] = lead(rows, runs[first], runs[name], kind)
+                row[f"of the mean logits, {kind}"] = lead(rows, means[first], means[name], kind)
         table.append(row)
     return pd.DataFrame(table)
 
 
-def lead(rows: pd.DataFrame, ours: pd.DataFrame, theirs: pd.DataFrame, kind: str) -> str:
-    """By how much AUC one of two leads, with the 95% interval of a paired bootstrap by source."""
-    y_true, score, sources = pooled(rows, ours, kind)
-    other = pooled(rows, theirs, kind)[1]
-    found = paired_bootstrap(y_true, score, other, groups=sources, threshold=0.5)["roc_auc"]
-    return "{value:+.3f} ({low:+.3f} to {high:+.3f})".format(**found)
+def lead(rows: pd.DataFrame, ours: Runs, theirs: Runs, kind: str) -> str:
+    """By how much mean AUC the runs of one recipe lead those of another.
+
+    With the 95% interval of a bootstrap by source, in which all runs see the same resamples.
+    """
+    y_true, _, sources = pooled(rows, ours[0], kind)
+    codes = pd.factorize(sources, sort=True)[0]
+    n = codes.max() + 1
+    draws = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(float)
+    leads, point = np.zeros(RESAMPLES), 0.0
+    for sign, runs in ((1, ours), (-1, theirs)):
+        for run in runs:
+            score = pooled(rows, run, kind)[1]
+            drawn = WeightedScores(y_true, score, codes, 0.5)
+            aucs = [drawn.scores(part)[:, METRICS.index("roc_auc")] for part in np.split(draws, 20)]
+            leads += sign * np.concatenate(aucs) / len(runs)
+            point += sign * roc_auc_score(y_true, score) / len(runs)
+    low, high = np.percentile(leads, (2.5, 97.5))
+    return f"{point:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def check_settings(args: argparse.Namespace) -> None:
@@ -313,34 +333,40 @@ def main() -> int:
     for name, chosen in (FINALS | ASIDE).items():
         for seed in range(1 if name in ASIDE else args.seeds):
             run_one(name, chosen, seed, train, val, parts[1], args)
-    print(compare(args.output, parts[1], "val", args.seeds).T.to_string(header=False))
+    print(compare(args.output, parts[1], "val", args.seeds, [*FINALS]).T.to_string(header=False))
     return 0
 
 
 def test(index: pd.DataFrame, args: argparse.Namespace) -> int:
-    """Score the test split with the finalists, and compare them, part by part too."""
+    """Score the test split by the winner on val and by the reference, and compare them by part."""
     rows, folder = index[index["split"] == "test"], args.output / "runs"
     draw_pixels(rows, args.data, args.image_size, folder / "test.npy")
-    for name in FINALS:
-        for seed in range(args.seeds):
-            run = folder / f"{name}-{seed}"
-            if (run / "test.csv").is_file():
-                continue
+    runs: dict[str, list[pd.DataFrame]] = {name: [] for name in TESTED}
+    for seed, name in product(range(args.seeds), TESTED):
+        run = folder / f"{name}-{seed}"
+        if not (run / "test.csv").is_file():
             model = build_model(args.model, image_size=args.image_size, pretrained=False)
             model.load_state_dict(torch.load(run / "weights.pt", weights_only=True))
             scores = pd.DataFrame(score_pixels(model, folder / "test.npy")).round(4)
             write_csv(scores, run / "test.csv")
             print(f"{run.name} scored", flush=True)
-    print(compare(args.output, rows, "test", args.seeds).T.to_string(header=False))
-    ours, theirs = (
-        sum(read_scores(args.output, f"{name}-{seed}", "test") for seed in range(args.seeds))
-        for name in ("strong", "reference")
-    )
+        runs[name].append(read_scores(args.output, run.name, "test"))
+    print(compare(args.output, rows, "test", args.seeds, TESTED).T.to_string(header=False))
+    for name in TESTED:
+        costs = {c: np.mean([cost(rows, run, c) for run in runs[name]]) for c in NAMES[1:]}
+        print(name, "loses", ", ".join(f"{c} {value:.3f}" for c, value in costs.items()))
     for part in sorted(rows["group"].unique()):
         there = (rows["group"] == part).to_numpy()
-        leads = (f"{k} {lead(rows[there], ours[there], theirs[there], k)}" for k in CONDITIONS)
-        print(f"{part}: strong leads reference by {', '.join(leads)}")
+        ours, theirs = ([run[there] for run in runs[name]] for name in TESTED)
+        leads = (f"{kind} {lead(rows[there], ours, theirs, kind)}" for kind in CONDITIONS)
+        print(f"{part}: {TESTED[0]} leads {TESTED[1]} by {', '.join(leads)}")
     return 0
+
+
+def cost(rows: pd.DataFrame, run: pd.DataFrame, condition: str) -> float:
+    """By how much AUC by crop a condition costs a run."""
+    clean, then = (roc_auc_score(y_true_of(rows), run[name]) for name in ("clean", condition))
+    return float(clean - then)
 
 
 if __name__ == "__main__":
