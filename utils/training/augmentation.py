@@ -86,7 +86,7 @@ class Policy:
 #: All that a policy may say, in the order of augment.json.
 PARAMETERS = tuple(field.name for field in fields(Policy) if field.name != "name")
 #: "reference" is the recipe of the field's reference notebook: random crop, flip, rotation.
-#: "robust" adds what took AUC up where networks start from ImageNet's weights
+#: "robust" adds what took AUC on degraded crops up from ImageNet's weights
 #: (`benchmarks.compare_recipes`): loss of detail, noise, and a square cut out.
 POLICIES = {
     "none": Policy("none"),
