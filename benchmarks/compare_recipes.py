@@ -53,7 +53,6 @@ from utils.training.recipes import RECIPES, TrainConfig
 Variant = tuple[TrainConfig, Policy]
 #: Logits of runs: a row a crop, a column a condition.
 Runs = Sequence[pd.DataFrame]
-Names = Sequence[str]
 PARTS = {"train": range(7, 30), "val": range(30, 35), "test": range(35, 40)}
 #: Corruptions of `utils.evaluation.robustness`, each crop once by each.
 DEGRADED = (("jpeg", 50), ("blur", 2), ("downscale", 0.25), ("noise", 10))
@@ -245,7 +244,9 @@ def read_scores(output: Path, run: str, split: str) -> pd.DataFrame:
     return pd.read_csv(output / "runs" / run / f"{split}.csv")
 
 
-def compare(output: Path, rows: pd.DataFrame, split: str, seeds: int, names: Names) -> pd.DataFrame:
+def compare(
+    output: Path, rows: pd.DataFrame, split: str, seeds: int, names: Sequence[str]
+) -> pd.DataFrame:
     """A row a recipe: AUC by kind, median and range over the seeds, and what the first leads by.
 
     That is told of single runs, which is what somebody trains, and of the mean logit of all seeds.

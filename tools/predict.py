@@ -85,9 +85,8 @@ def _as_text(answers: Sequence[Answer]) -> str:
 
 
 def _as_json(answers: Sequence[Answer]) -> str:
-    rows = answer_tables(answers)[1].to_dict("records")
-    more = [{"input": answer.input} for answer in answers]
-    return "\n".join(json.dumps(row | told) for row, told in zip(rows, more, strict=True))
+    rows = answer_tables(answers)[1].assign(input=[answer.input for answer in answers])
+    return "\n".join(map(json.dumps, rows.to_dict("records")))
 
 
 def _as_list(text: str) -> list[str]:

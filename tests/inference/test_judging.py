@@ -109,6 +109,8 @@ def test_a_model_tells_what_it_is_for_and_drawn_faces_come_with_a_caution(
     told = retold(model_folder, tmp_path, **facts, cut="squares").about
     expected = f"lite 1.2 ({digest}): trained on faces of a, b\N{REPLACEMENT CHARACTER}[2J; "
     assert told == f"{expected}split by group; squares."
+    odd = retold(model_folder, tmp_path, datasets=7, cut=["x"], name="a\x1b[2J")
+    assert odd.about and odd.model.startswith("a\N{REPLACEMENT CHARACTER}[2J (")
     drawn = retold(model_folder, tmp_path, faces="drawn", datasets=["demo"]).about
     assert drawn.startswith(
         "CAUTION: this model has seen drawn faces only; its answers say nothing"

@@ -459,6 +459,9 @@ def test_the_detector_in_the_box_judges_where_there_is_no_model_or_one_of_drawn_
     (trained / "config.json").write_text(drawn)
     assert choose_model(output=output) == boxed
     assert choose_model(trained, output) == trained  # it is named
+    for odd in ("[1]", json.dumps({EXTRA: 5})):  # what `load_model` refuses
+        (trained / "config.json").write_text(odd)
+        assert choose_model(output=output) == trained
     shutil.rmtree(boxed)
     assert choose_model(output=output) == trained
 
@@ -472,12 +475,18 @@ def test_training_goes_on_from_a_model_folder_with_its_classifier(tmp_path):
         assert again.pretrained_cfg["input_size"] == (3, 64, 64)
         for name, tensor in again.state_dict().items():
             assert torch.equal(tensor, trained.state_dict()[name])
+    assert tuple(again.pretrained_cfg["mean"]) == trained.pretrained_cfg["mean"]
     with pytest.raises(ValueError, match="is a trained test_efficientnet: set MODEL_NAME"):
         build_model("test_convnext", image_size=32, weights=str(tmp_path / "m"))
+    # The same network under another normalisation goes on under that.
     config = tmp_path / "m" / "config.json"
-    told = json.loads(config.read_text()) | {"architecture": "test_convnext"}
+    told = json.loads(config.read_text())
+    told["pretrained_cfg"]["mean"] = [0.1, 0.2, 0.3]
     config.write_text(json.dumps(told))
-    with pytest.raises(ValueError, match="does not fit test_convnext"):
+    again = build_model("test_efficientnet", image_size=64, weights=str(tmp_path / "m"))
+    assert [*again.pretrained_cfg["mean"]] == [0.1, 0.2, 0.3] and again.training
+    config.write_text(json.dumps(told | {"architecture": "test_convnext"}))
+    with pytest.raises(ValueError, match="does not hold the weights of this model"):
         build_model("test_convnext", image_size=32, weights=str(tmp_path / "m"))
 
 

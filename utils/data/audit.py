@@ -29,6 +29,8 @@ INDEX = ("index.csv", "data_audit.json")
 ZERO_PIXEL_FEATURES = ("file_bytes", "width", "height", "crops", "frames", "faces_per_frame")
 #: What the leakage ladder looks at.
 FEATURES = (*STATISTICS, "file_bytes")
+#: Where `recipe_of` differs from data set to data set.
+SEVERAL_CUTS = "- **cut in several ways**: 05 cuts new files as most of the training crops were cut"
 #: Random splits of each kind.
 REPEATS = 5
 #: Above so many rows at most so many crops a video, then whole sources, are kept.
@@ -151,8 +153,7 @@ def describe_split(index: pd.DataFrame, split_by: str) -> str:
         for row in datasets
     ]
     if len({row["cut"] for row in datasets}) > 1:
-        lines.append("- **They were cut in several ways**: `05_inference` cuts new files as most")
-        lines[-1] += " of the training crops were cut"
+        lines.append(SEVERAL_CUTS)
     lines += [f"- {check.replace('_', ' ')}: holds" for check in check_splits(index)]
     told = how_far_apart({"split_by": split_by, "datasets": datasets, **count_known(index)})
     sources, videos = index["source"].nunique(), sum(row["videos"] for row in datasets)

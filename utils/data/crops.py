@@ -27,7 +27,7 @@ from utils.data.layouts import (
     stem,
 )
 from utils.faces.decoding import check_file
-from utils.faces.detection import CROPS, CropRecipe, named_recipe, read_recipe
+from utils.faces.detection import CROP_RECIPES, CropRecipe, named_recipe, read_recipe
 from utils.faces.media import evenly_spaced, read_image
 from utils.run.artifacts import check_fields, read_text_csv
 from utils.run.jobs import map_threads
@@ -341,7 +341,8 @@ def recipe_of(root: str | Path, layout: str) -> CropRecipe | None:
     `recipe.json` at its top says so, else two layouts that were measured. Raises ValueError where
     that file is damaged.
     """
-    known = {"faces": CROPS["main"], "deepfake_faces": named_recipe("square", image_size=224)}
+    known = {"faces": CROP_RECIPES["main"]}
+    known["deepfake_faces"] = named_recipe("square", image_size=224)
     return read_recipe(root) or known.get(layout)
 
 
@@ -373,8 +374,8 @@ def face_facts(index: pd.DataFrame, data: str | Path, output: str | Path) -> pd.
         ValueError: `boxes.csv`, or what lies beside it, is damaged; names the file.
     """
     rows = index[["dataset", *FACE]].reset_index(drop=True)
-    roots = {name: dataset.root for name, dataset in _datasets(data).items()}
-    folders = {name: root for name, root in roots.items() if (root / "boxes.csv").is_file()}
+    datasets = _datasets(data).items()
+    folders = {name: d.root for name, d in datasets if (d.root / "boxes.csv").is_file()}
     where = {name: folders.get(name, Path(output) / "faces") for name in rows["dataset"].unique()}
     facts = pd.DataFrame(np.nan, rows.index, ["track", "probability", "side", "face_size"])
     for folder, part in rows.groupby(rows["dataset"].map(where)):

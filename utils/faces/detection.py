@@ -92,8 +92,12 @@ class CropRecipe:
         return f"{what}, {whence}, {self.image_size} pixels"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for a JSON file."""
-        return asdict(self)
+        """Plain values for a JSON file; what came later is told only where it is in use.
+
+        So a recipe of before is written as it was, and crops that were cut by it stay finished.
+        """
+        later = ("square", "lower", "full_frame")
+        return {name: value for name, value in asdict(self).items() if value or name not in later}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> CropRecipe:
@@ -111,16 +115,18 @@ class CropRecipe:
         return cls(**values)
 
 
-#: The ways of cutting that have a name: as the main data set was cut, and as `deepfake_faces` was
-#: (docs/data.md has the measurements).
-CROPS = {"main": CropRecipe(), "square": CropRecipe(square=0.86, lower=0.06, full_frame=True)}
+#: As the main data set was cut, and as `deepfake_faces` was (docs/data.md has the measurements).
+CROP_RECIPES = {
+    "main": CropRecipe(),
+    "square": CropRecipe(square=0.86, lower=0.06, full_frame=True),
+}
 
 
 def named_recipe(name: str, **changes: Any) -> CropRecipe:
-    """One of CROPS with other values for some fields. Raises ValueError that lists the names."""
-    if name not in CROPS:
-        raise ValueError(f"CROP is {name!r}; accepted: {', '.join(CROPS)}")
-    return replace(CROPS[name], **changes)
+    """One of CROP_RECIPES with other values. Raises ValueError that lists their names."""
+    if name not in CROP_RECIPES:
+        raise ValueError(f"CROP is {name!r}; accepted: {', '.join(CROP_RECIPES)}")
+    return replace(CROP_RECIPES[name], **changes)
 
 
 def read_recipe(folder: str | Path) -> CropRecipe | None:
@@ -144,7 +150,7 @@ def read_about(folder: str | Path) -> str:
     """
     path = Path(folder) / ABOUT
     told = read_any_json(path) if path.is_file() else {}
-    return DRAWN if told.get("faces") == DRAWN else ""
+    return DRAWN if isinstance(told, dict) and told.get("faces") == DRAWN else ""
 
 
 def nearest_recipe(images: Sequence[Image.Image]) -> CropRecipe | None:
@@ -169,10 +175,10 @@ def nearest_recipe(images: Sequence[Image.Image]) -> CropRecipe | None:
     if 2 * len(places) < len(images) or tall < WHOLE:
         return None
     if all(abs(image.width / image.height - 1) < 0.02 for image in images):
-        return CropRecipe(square=round(1 / tall, 2), lower=round(below, 2), full_frame=True)
-    default = CropRecipe()
-    border = default.image_size * (1 - (tall + wide) / 2)
-    return replace(default, margin=max(0, round(border)), full_frame=True)
+        lower = float(np.clip(below, -1, 1).round(2))
+        return CropRecipe(square=round(1 / tall, 2), lower=lower, full_frame=True)
+    border = CropRecipe.image_size * (1 - (tall + wide) / 2)
+    return CropRecipe(margin=max(0, round(border)), full_frame=True)
 
 
 class Face(NamedTuple):

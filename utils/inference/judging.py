@@ -28,6 +28,7 @@ from utils.faces.detection import (
 from utils.faces.media import Frame, open_media
 from utils.model.network import FILES
 from utils.model.scoring import Scorer, load_scorer
+from utils.report.words import in_words
 from utils.run.artifacts import ARTIFACTS
 from utils.run.jobs import prefetch
 from utils.run.machine import printable
@@ -64,7 +65,7 @@ class Judge:
         parts = [named, facts.get("version")]
         if weights.is_file():
             parts.append(f"({hashlib.sha256(weights.read_bytes()).hexdigest()[:12]})")
-        return " ".join(str(part) for part in parts if part)
+        return printable(" ".join(str(part) for part in parts if part))
 
     @property
     def about(self) -> str:
@@ -73,13 +74,13 @@ class Judge:
         For one of drawn faces the caution comes first.
         """
         facts = self.scorer.facts
-        names = ", ".join(map(str, facts.get("datasets") or ["data that it does not tell"]))
+        names = in_words(facts.get("datasets") or "data that it does not tell")
         drawn = facts.get("faces") == DRAWN
         parts = [f"{self.model}: trained on {'drawn faces' if drawn else 'faces'} of {names}"]
         if facts.get("split_by"):
             parts.append(f"split by {facts['split_by']}")
         if facts.get("cut"):
-            parts.append(facts["cut"])
+            parts.append(str(facts["cut"]))
         return printable(DRAWN_ONLY * drawn + "; ".join(parts) + ".")
 
     def find_faces(self, image: Image.Image, *, cropped: bool = False) -> list[Face]:

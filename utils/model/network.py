@@ -30,7 +30,7 @@ from utils.run.machine import input_roots, inside, output_folder
 
 #: Key of config.json under which this project keeps what timm has no field for.
 EXTRA = "deepfake_detection"
-#: The detectors that come with the project.
+#: Where a detector lies that comes with the project.
 BOX = Path(__file__).resolve().parents[2] / "models"
 #: Seconds in which the hub of pretrained weights has to answer.
 REACH_S = 10
@@ -55,8 +55,8 @@ def build_model(
         image_size: side of the square input in pixels.
         pretrained: start from timm's ImageNet weights.
         weights: a local file of such weights, or a folder that holds one, for machines without
-            internet; or a model folder, such as the detector in the box, whose classifier is kept
-            too. Only tensors are read, nothing is unpickled.
+            internet; or a model folder of this project, whose classifier is kept too. Only
+            tensors are read, nothing is unpickled.
     Raises:
         ValueError: unknown name, or the weights cannot be had; says how to attach them.
     """
@@ -72,10 +72,14 @@ def build_model(
     }
     if weights:
         file = _weights_file(Path(weights).expanduser())
-        tensors = _read_weights(file)
-        if _is_ours(file.parent):
-            return _go_on(name, tensors, config, file.parent)
-        config["state_dict"] = tensors
+        if file.name == FILES[1] and _is_ours(file.parent):
+            model, _ = load_model(file.parent)
+            known = model.pretrained_cfg["architecture"]  # type: ignore[index]
+            if name.split(".")[0] != known:
+                raise ValueError(f"WEIGHTS {weights!r} is a trained {known}: set MODEL_NAME to it")
+            model.pretrained_cfg |= config  # type: ignore[operator, assignment]
+            return model.train()
+        config["state_dict"] = _read_weights(file)
     options: dict[str, Any] = {"num_classes": len(CLASSES), "pretrained_cfg_overlay": config}
     rng_state = torch.get_rng_state()
     try:
@@ -141,26 +145,9 @@ def _weights_file(path: Path) -> Path:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether a folder of weights is a model folder of this project."""
+    """Whether a folder is a model folder of this project."""
     config = folder / FILES[0]
-    return config.is_file() and EXTRA in read_any_json(config)
-
-
-def _go_on(
-    name: str, tensors: dict[str, torch.Tensor], config: dict[str, Any], folder: Path
-) -> torch.nn.Module:
-    """The trained network of a model folder, classifier and all, to be trained further."""
-    known = str(read_any_json(folder / FILES[0]).get("architecture", ""))
-    if name.split(".")[0] != known.split(".")[0]:
-        raise ValueError(f"WEIGHTS {str(folder)!r} is a trained {known}: set MODEL_NAME to that")
-    options: dict[str, Any] = {"num_classes": len(CLASSES), "pretrained_cfg_overlay": config}
-    model = timm.create_model(name, pretrained=False, **options)
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise ValueError(f"WEIGHTS {str(folder)!r} does not fit {name}: {reason}") from error
-    return model
+    return config.is_file() and f'"{EXTRA}"' in config.read_text("utf-8", "replace")
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -256,9 +243,9 @@ def find_model(model: str | Path = "", output: str | Path = "") -> Path:
 
 
 def choose_model(model: str | Path = "", output: str | Path = "") -> Path:
-    """The model that is to judge: as `find_model`, else the detector in the box.
+    """The model that is to judge: as `find_model`, else one that comes with the project, in BOX.
 
-    That one goes before a model that has seen drawn faces alone, too, unless that is named.
+    That goes before a model that has seen drawn faces alone, too, unless such a one is named.
     """
     box = [config.parent for config in sorted(BOX.glob(f"*/{FILES[0]}"))]
     try:
@@ -269,8 +256,10 @@ def choose_model(model: str | Path = "", output: str | Path = "") -> Path:
         return box[0]
     if model or not box:
         return found
-    facts = read_any_json(found / FILES[0]).get(EXTRA, {})
-    return box[0] if facts.get("faces") == DRAWN else found
+    config = read_any_json(found / FILES[0])
+    facts = config.get(EXTRA) if isinstance(config, dict) else None
+    drawn = isinstance(facts, dict) and facts.get("faces") == DRAWN
+    return box[0] if drawn else found
 
 
 def _inside(folder: Path) -> Path:
@@ -426,7 +415,7 @@ def keep_model(folder: str | Path, output: str | Path) -> Path:
 
 def check_ours(home: Path) -> Path:
     """`home`, a place for a model folder. Raises ValueError where it holds anything but ours."""
-    config, full = home / FILES[0], any(home.iterdir()) if home.is_dir() else home.exists()
-    if full and not (config.is_file() and f'"{EXTRA}"' in config.read_text("utf-8", "replace")):
+    full = any(home.iterdir()) if home.is_dir() else home.exists()
+    if full and not _is_ours(home):
         raise ValueError(f"{home} is no model of ours and would be replaced: move it away")
     return home

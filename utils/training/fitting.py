@@ -77,6 +77,7 @@ def open_crops(
     Raises:
         ValueError: the split leaks, a split is empty, a crop recipe is damaged, or OUTPUT's
             `model/` is none.
+        ImportError: nobody knows how the crops were cut, and there is no detector to look.
     """
     index = read_table(find_artifact("index.csv", output), "index.csv")
     check_splits(index)
@@ -87,7 +88,7 @@ def open_crops(
     if empty := [name for name, rows in parts.items() if rows.empty]:
         raise ValueError(f"index.csv holds no crop of the {empty[0]} split; run 01_explore_data")
     index = pd.concat(parts.values())
-    crop_recipes(index, data)  # refused now, and not when the model is saved
+    _how_cut(index, data)  # refused now, and not when the model is saved
     check_ours(Path(output) / "model")
     sets = []
     for name, rows in parts.items():
