@@ -322,7 +322,9 @@ def test_large_video_is_shrunk_and_one_without_faces_says_so(judge, tmp_path):
 # the page
 
 
-def test_the_page_tells_every_answer_and_why_and_loads_nothing(judge, clip, media, tmp_path):
+def test_the_page_tells_every_answer_and_why_and_loads_nothing(
+    judge, clip, media, tmp_path, monkeypatch
+):
     evil = tmp_path / "<img src=x onerror=alert(1)> & \x1b.mp4"
     evil.write_bytes(Path(clip).read_bytes())
     inputs = [clip, str(evil), str(media / "broken.mp4")]
@@ -342,6 +344,10 @@ def test_the_page_tells_every_answer_and_why_and_loads_nothing(judge, clip, medi
     )
     few = Pictures(judge, answers, 4).write_page(tmp_path / "out").read_text("utf-8")
     assert "data:image/png" not in few  # the picture of an earlier run is not this one's
+    assert "drawn faces only" not in few
+    monkeypatch.setitem(judge.scorer.facts, "faces", "drawn")
+    drawn = Pictures(judge, answers, 4).write_page(tmp_path / "out").read_text("utf-8")
+    assert drawn.index("drawn faces only") < drawn.index("A score is the model")
 
 
 def test_the_page_of_two_hundred_files_stays_small(judge, answer, tmp_path):

@@ -37,7 +37,7 @@ from utils.stats.decisions import FACE_FACTS, PERSON, UNSURE, Decision
 #: Crops that are scored at once, and that wait for it at most: memory does not grow with a video.
 BATCH = 32
 #: Said before the answers of a model that knows nothing else.
-DRAWN_ONLY = "CAUTION: this model has seen drawn faces only; its answers say nothing about people. "
+DRAWN_ONLY = "CAUTION: this model has seen drawn faces only; its answers say nothing about people."
 FACE_COLUMNS = [*ARTIFACTS["inference.csv"].columns, *FACE_FACTS, "logit"]
 
 
@@ -68,20 +68,24 @@ class Judge:
         return printable(" ".join(str(part) for part in parts if part))
 
     @property
+    def caution(self) -> str:
+        """What is to be said before the answers of this model, or ""."""
+        return DRAWN_ONLY if self.scorer.facts.get("faces") == DRAWN else ""
+
+    @property
     def about(self) -> str:
         """What the model is for, in a line: what it has learned from, cut how, kept apart by what.
 
-        For one of drawn faces the caution comes first.
+        Where there is a `caution`, that is a line before it.
         """
         facts = self.scorer.facts
         names = in_words(facts.get("datasets") or "data that it does not tell")
-        drawn = facts.get("faces") == DRAWN
-        parts = [f"{self.model}: trained on {'drawn faces' if drawn else 'faces'} of {names}"]
+        parts = [f"{self.model}: trained on {'drawn ' * bool(self.caution)}faces of {names}"]
         if facts.get("split_by"):
             parts.append(f"split by {facts['split_by']}")
         if facts.get("cut"):
             parts.append(str(facts["cut"]))
-        return printable(DRAWN_ONLY * drawn + "; ".join(parts) + ".")
+        return f"{self.caution}\n{printable('; '.join(parts))}.".lstrip()
 
     def find_faces(self, image: Image.Image, *, cropped: bool = False) -> list[Face]:
         """The faces of a frame, the largest first; of a crop, and for whole images, it is one."""

@@ -186,7 +186,7 @@ class Pictures:
             row["pictures"] = [next(embedded) for _ in row["pictures"]]
         scorer, decision = self.judge.scorer, self.judge.decision
         told = {
-            "Model": self.judge.about,
+            "Model": self.judge.about.splitlines()[-1],
             "Network": scorer.network.pretrained_cfg["architecture"],  # type: ignore[index]
             "Training": scorer.facts.get("splits", {}).get("train"),
         }
@@ -198,6 +198,7 @@ class Pictures:
             rows=rows,
             model={key: value for key, value in told.items() if value},
             prior=self.judge.prior,
+            caution=self.judge.caution,
             decision=decision,
         )
         return write_text(output / "answers.html", html)
