@@ -104,6 +104,7 @@ STRONG = RECIPES["strong"], POLICIES["robust"]
 FINALS: dict[str, Variant] = {
     "strong": STRONG,
     "reference": (RECIPES["reference"], POLICIES["reference"]),
+    "reference, robust": (RECIPES["reference"], POLICIES["robust"]),
     "strong, and the rest": variant(STRONG, "colour", "JPEG", "self-blending"),
     "strong, norms only": variant(STRONG, train_only="norms", learning_rate=3e-3),
 }

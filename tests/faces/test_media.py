@@ -761,54 +761,85 @@ def box(kind, *parts, full=False):
     return struct.pack(">I4s", 8 + len(body), kind) + body
 
 
-def write_heic(path, pixels):
-    """One picture, coded as HEVC, in the file format of ISO 23008-12."""
-    height, width = pixels.shape[:2]
+def hevc(pixels):
+    """One picture as (parameter sets by kind, its coded slices with their lengths)."""
     coder = av.CodecContext.create("libx265", "w")
-    coder.width, coder.height, coder.pix_fmt = width, height, "yuv420p"
+    coder.height, coder.width, coder.pix_fmt = *pixels.shape[:2], "yuv420p"
     coder.time_base = Fraction(1)
     coder.options = {"x265-params": "keyint=1:log-level=none:qp=10"}
+    pixels = np.ascontiguousarray(pixels)
     frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p")
     stream = b"".join(bytes(p) for f in (frame, None) for p in coder.encode(f))
     units = [unit.rstrip(b"\0") for unit in stream.split(b"\0\0\1")[1:]]
     kinds = {(unit[0] >> 1) & 63: unit for unit in units}  # 32 to 34: parameters; 39: a message
-    shown = b"".join(struct.pack(">I", len(u)) + u for u in units if (u[0] >> 1) & 63 < 32)
+    return kinds, b"".join(struct.pack(">I", len(u)) + u for u in units if (u[0] >> 1) & 63 < 32)
+
+
+def write_heic(path, pixels, tile=None, hidden=1):
+    """One picture, coded as HEVC, in the file format of ISO 23008-12; phones hide square tiles."""
+    height, width = pixels.shape[:2]
+    high, wide = (tile, tile) if tile else (height, width)
+    corners = [(y, x) for y in range(0, height, high) for x in range(0, width, wide)]
+    coded = [hevc(pixels[y : y + high, x : x + wide]) for y, x in corners]
+    kinds, items = coded[0][0], [(b"hvc1", slices) for _, slices in coded]
     arrays = [struct.pack(">BHH", 0x80 | k, 1, len(kinds[k])) + kinds[k] for k in (32, 33, 34)]
     facts = bytes([1, 1, 0x60, 0, 0, 0, 0x90, 0, 0, 0, 0, 0, 60])  # Main profile
     facts += bytes([0xF0, 0, 0xFC, 0xFD, 0xF8, 0xF8, 0, 0])
     properties = [
         box(b"hvcC", facts, bytes([0x0F, 3]), *arrays),
+        box(b"ispe", struct.pack(">II", wide, high), full=True),
         box(b"ispe", struct.pack(">II", width, height), full=True),
     ]
-    entry = box(b"infe", struct.pack(">HH4s", 1, 0, b"hvc1"), b"\0")
-    entry = entry[:8] + b"\2\0\0\0" + entry[8:]  # version 2
-    entry = struct.pack(">I", len(entry)) + entry[4:]
+    uses, refers = [bytes([2, 0x81, 2])] * len(items), b""
+    if tile:  # the picture that is shown is made of all others
+        grid = bytes([0, 0, height // tile - 1, width // tile - 1])
+        items, uses = (
+            [*items, (b"grid", grid + struct.pack(">HH", width, height))],
+            [*uses, b"\1\3"],
+        )
+        n = len(coded)
+        tiles = struct.pack(f">HH{n}H", n + 1, n, *range(1, n + 1))
+        refers = box(b"iref", box(b"dimg", tiles), full=True)
+    entries = []
+    for number, (kind, _) in enumerate(items, 1):
+        version = bytes([2, 0, 0, hidden if number < len(items) else 0])
+        entries.append(box(b"infe", version, struct.pack(">HH4s", number, 0, kind), b"\0"))
 
     def meta(start):
-        where = struct.pack(">HHHHHII", 0x4400, 1, 1, 0, 1, start, len(shown))
-        uses = struct.pack(">IHBBB", 1, 1, 2, 0x81, 2)
+        places = []
+        for number, (_, data) in enumerate(items, 1):
+            places.append(struct.pack(">HHHII", number, 0, 1, start, len(data)))
+            start += len(data)
+        ids = [struct.pack(">H", number) + use for number, use in enumerate(uses, 1)]
+        count = struct.pack(">H", len(items))
         return box(
             b"meta",
             box(b"hdlr", bytes(4), b"pict", bytes(13), full=True),
-            box(b"pitm", struct.pack(">H", 1), full=True),
-            box(b"iloc", where, full=True),
-            box(b"iinf", struct.pack(">H", 1), entry, full=True),
-            box(b"iprp", box(b"ipco", *properties), box(b"ipma", uses, full=True)),
+            box(b"pitm", count, full=True),  # the last one is shown
+            box(b"iloc", struct.pack(">H", 0x4400), count, *places, full=True),
+            box(b"iinf", count, *entries, full=True),
+            refers,
+            box(
+                b"iprp",
+                box(b"ipco", *properties),
+                box(b"ipma", struct.pack(">I", len(items)), *ids, full=True),
+            ),
             full=True,
         )
 
     head = box(b"ftyp", b"heic", bytes(4), b"mif1heic")
     start = len(head) + len(meta(0)) + 8
-    path.write_bytes(head + meta(start) + box(b"mdat", shown))
+    path.write_bytes(head + meta(start) + box(b"mdat", *(data for _, data in items)))
     return path
 
 
+@pytest.mark.parametrize(("tile", "hidden"), [(None, 0), (64, 1), (64, 0)])
 @pytest.mark.parametrize("name", ["phone.heic", "phone.jpg"])
-def test_a_heic_picture_is_judged_where_pi_heif_is_installed(tmp_path, name):
+def test_a_heic_picture_is_judged_where_pi_heif_is_installed(tmp_path, name, tile, hidden):
     pytest.importorskip("pi_heif")
     pixels = np.zeros((128, 192, 3), np.uint8)
     pixels[:64, :96], pixels[64:, 96:] = (220, 40, 40), 255
-    path = str(write_heic(tmp_path / name, pixels))
+    path = str(write_heic(tmp_path / name, pixels, tile, hidden))
     assert media.is_image(path)
     ((_, _, image),) = open_media(path, 0)
     assert np.abs(np.asarray(image).astype(int) - pixels).mean() < 6

@@ -162,7 +162,8 @@ def _animation_frames(path: str, n_frames: int) -> Iterator[Frame]:
             raise ValueError(f"it says that it has {total:,} frames")
         time_s, wanted = 0.0, set(evenly_spaced(total, n_frames).tolist())
         for number in range(max(wanted) + 1):
-            image.seek(number)
+            if total > 1:  # the one that a HEIC file is shown by need not be its first
+                image.seek(number)
             check_size(*image.size)  # a frame of a GIF may lie beyond the first one
             image.load()  # only now a WebP says how long the frame is shown
             if number in wanted:
