@@ -108,8 +108,8 @@ FINALS: dict[str, Variant] = {
     "strong, and the rest": variant(STRONG, "colour", "JPEG", "self-blending"),
     "strong, norms only": variant(STRONG, train_only="norms", learning_rate=3e-3),
 }
-#: The best of them on val, and what it has to beat.
-TESTED = ("strong", "reference")
+#: The best of them on val, and what it has to beat: with its own policy, and with the same one.
+TESTED = ("strong", "reference", "reference, robust")
 #: One seed tells enough of it.
 ASIDE = {"strong, head only": variant(STRONG, train_only="head", learning_rate=1e-2)}
 
@@ -340,7 +340,7 @@ def main() -> int:
 
 
 def test(index: pd.DataFrame, args: argparse.Namespace) -> int:
-    """Score the test split by the winner on val and by the reference, and compare them by part."""
+    """Score the test split by those TESTED, and compare the first with the others by part."""
     rows, folder = index[index["split"] == "test"], args.output / "runs"
     draw_pixels(rows, args.data, args.image_size, folder / "test.npy")
     runs: dict[str, list[pd.DataFrame]] = {name: [] for name in TESTED}
@@ -357,11 +357,11 @@ def test(index: pd.DataFrame, args: argparse.Namespace) -> int:
     for name in TESTED:
         costs = {c: np.mean([cost(rows, run, c) for run in runs[name]]) for c in NAMES[1:]}
         print(name, "loses", ", ".join(f"{c} {value:.3f}" for c, value in costs.items()))
-    for part in sorted(rows["group"].unique()):
+    for other, part in product(TESTED[1:], sorted(rows["group"].unique())):
         there = (rows["group"] == part).to_numpy()
-        ours, theirs = ([run[there] for run in runs[name]] for name in TESTED)
+        ours, theirs = ([run[there] for run in runs[name]] for name in (TESTED[0], other))
         leads = (f"{kind} {lead(rows[there], ours, theirs, kind)}" for kind in CONDITIONS)
-        print(f"{part}: {TESTED[0]} leads {TESTED[1]} by {', '.join(leads)}")
+        print(f"{part}: {TESTED[0]} leads {other} by {', '.join(leads)}")
     return 0
 
 

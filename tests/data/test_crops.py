@@ -21,6 +21,7 @@ from utils.data.crops import (
     scan_crops,
 )
 from utils.data.layouts import parse_frame_name
+from utils.data.splits import split_crops
 from utils.faces.detection import CropRecipe
 from utils.run import machine
 
@@ -440,6 +441,48 @@ def test_a_copy_of_an_original_stays_with_its_family(tmp_path):
 
 
 # --- reading an index again ---------------------------------------------------------------------
+
+
+def write_split_table(path, *rows, header="video,part,split"):
+    pd.DataFrame([row.split(",") for row in rows], columns=header.split(",")).to_csv(
+        path, index=False
+    )
+    return path
+
+
+def test_a_model_s_table_of_videos_is_an_official_split_with_parts(tmp_path):
+    listed, names = [], []
+    for number, split in enumerate(["train", "train", "val", "test", ""]):
+        for kind in "ab":
+            real, fake = f"real{number}{kind}", f"fake{number}{kind}"
+            listed += [f"{real}.mp4,REAL,train,", f"{fake}.mp4,FAKE,train,{real}.mp4"]
+            names += [(video, number, split) for video in (real, fake)]
+    part = make_part(tmp_path / "part", listed, [f"{video}/0.png" for video, *_ in names])
+    for k, (video, *_) in enumerate(names):  # else all crops are one source
+        Image.new("RGB", (4, 4), (k, 0, 0)).save(part / video / "0.png")
+    rows = [f"{video},{number},{split}" for video, number, split in names if split]
+    path = write_split_table(tmp_path / "videos.csv.gz", *rows)
+    crops, left_out = read_crops(tmp_path / "part", split_table=path)
+    assert reasons(left_out) == {"not in videos.csv.gz": 4}
+    assert set(left_out["name"].str[:5]) == {"real4", "fake4"}
+    index, unplaced, by = split_crops(crops)
+    assert by == "official" and unplaced.empty
+    told = {video: (f"part_{number}", split) for video, number, split in names if split}
+    assert {row.video: (row.group, row.split) for row in index.itertuples()} == told
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "said"),
+    [
+        ("video,part", ["a,1"], "column split missing"),
+        ("video,part,split", ["other,1,test"], "lists none of these videos, such as 'fake'"),
+        ("video,part,split", ["fake,1,perhaps"], "lists none of these videos"),
+    ],
+)
+def test_a_table_that_splits_nothing_says_so(tmp_path, part, header, rows, said):
+    path = write_split_table(tmp_path / "videos.csv.gz", *rows, header=header)
+    with pytest.raises(ValueError, match=said):
+        read_crops(part, split_table=path)
 
 
 def test_crop_paths_are_in_the_order_of_the_rows(part):

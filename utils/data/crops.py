@@ -23,7 +23,9 @@ from utils.data.layouts import (
     Video,
     list_frames,
     media_stem,
+    name_group,
     read_crop_metadata,
+    read_splits,
     stem,
 )
 from utils.faces.decoding import check_file
@@ -54,11 +56,42 @@ UNITS = {
 }
 
 
-def read_crops(data: str | Path = "", *, max_videos: int = 0, seed: int = 0) -> Kept:
-    """`scan_crops`, then `inspect_crops`: every readable crop, and all that was left out."""
+def read_crops(
+    data: str | Path = "", *, max_videos: int = 0, seed: int = 0, split_table: str | Path = ""
+) -> Kept:
+    """`scan_crops`, `take_split` if asked for, `inspect_crops`: what is readable, what left out."""
     scanned, left_out = scan_crops(data, max_videos=max_videos, seed=seed)
+    if split_table:
+        scanned, others = take_split(scanned, split_table)
+        left_out = pd.concat([left_out, others], ignore_index=True)
     crops, unreadable = inspect_crops(scanned)
     return crops, pd.concat([left_out, unreadable], ignore_index=True)
+
+
+def take_split(crops: pd.DataFrame, table: str | Path) -> Kept:
+    """Crops of the videos that a table lists, its split as the official one, and the others.
+
+    The table has `video`, `split` and, if known, `part`, as a model's `videos.csv.gz` has.
+
+    Raises:
+        ValueError: it is no such table, or lists no video of these with a split.
+    """
+    path = Path(table).expanduser()
+    check_file(path)
+    listed = read_text_csv(path)
+    if missing := {"video", "split"} - {*listed}:
+        raise ValueError(f"{path}: column {' and '.join(sorted(missing))} missing")
+    listed = listed.drop_duplicates("video").set_index("video")
+    official = crops["video"].map(read_splits(listed["split"], train_alone=True)).fillna("")
+    known = official != ""
+    if not known.any():
+        raise ValueError(f"{path} lists none of these videos, such as {crops['video'].iloc[0]!r}")
+    if "part" in listed:
+        parts = crops["video"].map(listed["part"]).fillna("")
+        crops = crops.assign(group=[name_group(f"part_{part}") if part else "" for part in parts])
+    left_out = crops.loc[~known, ["dataset", "path"]].rename(columns={"path": "name"})
+    left_out.insert(1, "reason", f"not in {path.name}")
+    return crops.assign(official=official)[known].reset_index(drop=True), left_out
 
 
 def scan_crops(

@@ -315,7 +315,7 @@ class Evaluation:
         groups: dict[str, dict[str, pd.Series]] = {"method": {}}
         for method in sorted(videos.loc[~real, "method"].unique()):
             groups["method"][method] = real | (videos["method"] == method)
-        by_group = ("group",) if self.audit.get("split_by") == "group" else ()
+        by_group = ("group",) if self.audit.get("known_by") == "group" else ()
         for by in ("dataset", "faces", *by_group):
             names = sorted(videos[by].unique())
             groups[by] = {name: videos[by] == name for name in names if len(names) > 1}
