@@ -4,6 +4,7 @@
     python -m benchmarks.compare_recipes screen out --data path/to/deepfake_faces --weights FILE
     python -m benchmarks.compare_recipes finals out ...    # the last four, three seeds
     python -m benchmarks.compare_recipes test out ...      # opens the test split
+    python -m benchmarks.compare_recipes sizes out ...     # more fakes, pixels or weights instead
 
 The protocol, fixed before the first run. DFDC's parts 7 to 29 train, 30 to 34 are val, 35 to 39
 test. Every run sees as many crops, two epochs of the reference recipe over 8,000 crops of whole
@@ -110,6 +111,15 @@ FINALS: dict[str, Variant] = {
 }
 #: The best of them on val, and what it has to beat: with its own policy, and with the same one.
 TESTED = ("strong", "reference", "reference, robust")
+#: What else the time of the first one might buy, of all crops of the training parts: epochs, and
+#: what differs. The weights of another network lie beside the given ones, under its name.
+SIZES: dict[str, dict[str, Any]] = {
+    "strong, 128 pixels": {"epochs": 3},
+    "17 of 29 fakes": {"epochs": 3, "fakes": 17 / 29},
+    "160 pixels": {"epochs": 2, "image_size": 160},
+    "224 pixels": {"epochs": 1, "image_size": 224},
+    "Lite2": {"epochs": 2, "model": "tf_efficientnet_lite2"},
+}
 #: One seed tells enough of it.
 ASIDE = {"strong, head only": variant(STRONG, train_only="head", learning_rate=1e-2)}
 
@@ -182,14 +192,15 @@ def run_one(
     val: CropSet,
     rows: pd.DataFrame,
     args: argparse.Namespace,
+    epochs: int = 0,
 ) -> None:
-    """Train one run and score val, or leave what an earlier call did."""
+    """Train one run and score val, or leave what an earlier call did; 0: epochs of equal compute."""
     folder = args.output / "runs" / f"{name}-{seed}"
     if (folder / "val.csv").is_file():
         return
     config, policy = chosen
     plan = BatchPlan(train.table, replace(config, batch_size=args.batch_size))
-    epochs = max(1, round(args.epochs * len(train) / sum(plan.sizes)))
+    epochs = epochs or max(1, round(args.epochs * len(train) / sum(plan.sizes)))
     config = replace(config, epochs=epochs, batch_size=args.batch_size, seed=seed)
     machine.seed_everything(seed)
     model = build_model(args.model, image_size=args.image_size, weights=args.weights)
@@ -303,7 +314,7 @@ def check_settings(args: argparse.Namespace) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare_recipes")
-    parser.add_argument("stage", choices=["screen", "finals", "test"])
+    parser.add_argument("stage", choices=["screen", "finals", "test", "sizes"])
     parser.add_argument("output", type=Path, help="folder with an index.csv that knows the parts")
     parser.add_argument("--data", default="", help="the crops, as DATA of 01")
     parser.add_argument("--model", default="tf_efficientnet_lite0")
@@ -319,6 +330,8 @@ def main() -> int:
     check_settings(args)
     if args.stage == "test":
         return test(index, args)
+    if args.stage == "sizes":
+        return sizes(index, args)
     parts = [
         draw_sources(index[index["split"] == split], crops)
         for split, crops in (("train", args.crops), ("val", args.scored))
@@ -336,6 +349,25 @@ def main() -> int:
         for seed in range(1 if name in ASIDE else args.seeds):
             run_one(name, chosen, seed, train, val, parts[1], args)
     print(compare(args.output, parts[1], "val", args.seeds, [*FINALS]).T.to_string(header=False))
+    return 0
+
+
+def sizes(index: pd.DataFrame, args: argparse.Namespace) -> int:
+    """Train each of SIZES once, and score val."""
+    train, val = (index[index["split"] == split] for split in ("train", "val"))
+    val = draw_sources(val, args.scored)
+    for name, changes in SIZES.items():
+        here = argparse.Namespace(**{**vars(args), **changes, "output": args.output / name})
+        here.weights = args.weights and str(
+            Path(args.weights).with_name(f"{here.model}.safetensors")
+        )
+        fakes = train[train["label"] == "FAKE"]
+        fewer = fakes.sample(frac=1 - changes.get("fakes", 1), random_state=0).index
+        folder = here.output / "runs"
+        write_table(pd.concat([train.drop(fewer), val]), folder, "index.csv")
+        _, *both = open_crops(folder, here.data, image_size=here.image_size)
+        draw_pixels(val, here.data, here.image_size, folder / "val.npy")
+        run_one(name, STRONG, 0, both[0], both[1], val, here, epochs=here.epochs)
     return 0
 
 
