@@ -194,7 +194,7 @@ def run_one(
     args: argparse.Namespace,
     epochs: int = 0,
 ) -> None:
-    """Train one run and score val, or leave what an earlier call did; 0: epochs of equal compute."""
+    """Train one run and score val, or leave what an earlier call did; `epochs` 0: equal compute."""
     folder = args.output / "runs" / f"{name}-{seed}"
     if (folder / "val.csv").is_file():
         return
