@@ -1,0 +1,95 @@
+"""The detector in the box, made of a finished run: `python -m tools.box round|pack OUTPUT`.
+
+    make run DATA=faces OUTPUT=out TO=03_train SET="…"             # trains
+    python -m tools.box round out                                 # out/model in half precision
+    make run DATA=faces OUTPUT=out FROM=04_evaluate TO=04_evaluate  # judges what was rounded
+    python -m tools.box pack out models/NAME --command "make run …"
+
+The card's figures are those of metrics.json; its sentences stand in box.md.jinja.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from importlib.metadata import files
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from utils.data.layouts import name_group
+from utils.model.network import FILES, check_ours, load_model
+from utils.report.words import environment, stress_rows, write_text
+from utils.run.artifacts import atomic_path, read_json, read_table
+
+CARD = Path(__file__).with_name("box.md.jinja")
+
+
+def round_weights(folder: Path) -> float:
+    """Put weights of two and more dimensions of a model folder into half precision.
+
+    Norms, their statistics and biases stay in float32. Returns the largest difference in a logit.
+    """
+    inputs = torch.randn(8, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        before = load_model(folder)[0](inputs)
+        weights = load_file(folder / FILES[1])
+        rounded = {name: w.half() if w.ndim > 1 else w for name, w in weights.items()}
+        with atomic_path(folder / FILES[1]) as temporary:
+            save_file(rounded, temporary, metadata={"format": "pt"})
+        return float((load_model(folder)[0](inputs) - before).abs().max())
+
+
+def pack(output: Path, box: Path, command: str) -> None:
+    """Write `box` from OUTPUT of 01, 03 and 04; `command` is what repeats the card.
+
+    Raises FileNotFoundError and ValueError as the artefacts' readers do.
+    """
+    model = output / "model"
+    _, facts = load_model(model)
+    metrics, audit = (read_json(output, name) for name in ("metrics.json", "data_audit.json"))
+    decision, index = read_json(output, "model/decision.json"), read_table(output, "index.csv")
+    check_ours(box).mkdir(parents=True, exist_ok=True)
+    for name in (*FILES, "decision.json"):
+        shutil.copyfile(model / name, box / name)
+    videos = index.drop_duplicates("video").sort_values("video")
+    parts = videos["group"].str.removeprefix(name_group("part_0")[:-1])
+    table = videos[["video", "split"]].assign(part=parts)[["video", "part", "split"]]
+    table.to_csv(box / "videos.csv.gz", index=False, compression={"method": "gzip", "mtime": 0})
+    told = {
+        "facts": facts,
+        "metrics": metrics,
+        "audit": audit,
+        "decision": decision,
+        "parts": metrics["slices"].get("group", {}),
+        "degraded": stress_rows(metrics["robustness"]),
+        "command": command,
+        "name": box.name,
+        "sizes": videos.groupby("split")["label"].value_counts().unstack(),
+    }
+    card = environment().from_string(CARD.read_text("utf-8")).render(**told)
+    write_text(box / "README.md", card)
+    [licence] = [path for path in files("safetensors") or () if path.name == "LICENSE"]  # Apache 2.0
+    write_text(box / "LICENSE", Path(str(licence.locate())).read_text("utf-8"))
+
+
+def main() -> int:
+    """Round the model of a run, or pack the box from it."""
+    parser = argparse.ArgumentParser(prog="python -m tools.box", description=__doc__)
+    parser.add_argument("step", choices=["round", "pack"])
+    parser.add_argument("output", type=Path, help="OUTPUT of the run")
+    parser.add_argument("box", type=Path, nargs="?", help="folder below models/, of pack")
+    parser.add_argument("--command", default="", help="what repeats the card, of pack")
+    args = parser.parse_args()
+    if args.step == "round":
+        print(f"The largest difference in a logit is {round_weights(args.output / 'model'):.1e}.")
+    else:
+        pack(args.output, args.box, args.command)
+        print(f"Written: {args.box}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
