@@ -12,10 +12,10 @@ KAGGLE_VENV := .venv-kaggle
 
 # Recipes read these from their environment, so the shell expands nothing in them either. ARGS is
 # for the shell: it splits it, so quotes in it count, and so would a `$(...)`.
-export DATA OUTPUT SET FROM TO ONLY BENCH_DATA INPUT CROPS MODEL OWNER
+export DATA OUTPUT SET FROM TO ONLY BENCH_DATA INPUT CROPS MODEL OWNER REPOSITORY
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run predict test lint bench clean kaggle-stage kaggle-push kaggle-check
+.PHONY: help setup run predict test lint bench clean address kaggle-stage kaggle-push kaggle-check
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -51,6 +51,9 @@ kaggle-push: $(VENV)/.installed-dev ## stage them and push them in order; OWNER=
 
 kaggle-check: $(VENV)/.installed $(KAGGLE_VENV)/.installed ## run the kernels in a replica of Kaggle [ARGS="--form old"]
 	@$(PY) -m tests.kaggle_replica.check $(ARGS)
+
+address: $(VENV)/.installed-dev ## where this copy is public, into badges and cells; REPOSITORY=https://github.com/me/name
+	@$(PY) -m tools.kaggle address --repository "$$REPOSITORY"
 
 setup: $(VENV)/.installed-dev ## .venv with everything, which the others do by themselves
 

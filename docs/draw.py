@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 HERE = Path(__file__).parent
 INK, BLUE, ORANGE, PAPER = "#333333", "#0072B2", "#E69F00", "#F6F6F4"
 CLICKS = [
-    ("Open in Kaggle", "the badge of the notebook", "or Copy & Edit"),
+    ("Open in Kaggle", "the notebook's badge", "or Copy & Edit"),
     ("Add Input", "Deepfake Detection -", "Faces - Part 0_0   (+)"),
     ("Accelerator", "Settings >", "GPU T4 x2"),
     ("Internet on", "Settings >", "Internet"),
@@ -51,13 +51,13 @@ def clicks() -> None:
     """The first run in five steps."""
     ax = canvas(11, 1.9)
     for number, (title, *rest) in enumerate(CLICKS):
-        x = 0.15 + number * 2.18
+        x = 0.3 + number * 2.14
         box(ax, x, 0.25, 1.9, 1.2, [title, *rest])
         ax.add_patch(plt.Circle((x + 0.02, 1.48), 0.2, color=BLUE, zorder=3))
         text = {"color": "white", "weight": "bold", "ha": "center", "va": "center", "zorder": 4}
         ax.text(x + 0.02, 1.47, str(number + 1), **text)
         if number:
-            arrow(ax, (x - 0.27, 0.85), (x - 0.02, 0.85))
+            arrow(ax, (x - 0.23, 0.85), (x - 0.01, 0.85))
     save("kaggle_clicks.png")
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from tools.parameters import checked_parameters, notebook_parameters, parse_overrides
-from tools.run import NOTEBOOKS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -88,9 +87,3 @@ def test_a_change_goes_where_the_page_says(change, where, how):
 def test_readme_links_to_every_page():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [page.name for page in PAGES[1:] if f"docs/{page.name}" not in readme] == []
-
-
-def test_every_notebook_says_where_it_opens():
-    for name in NOTEBOOKS:
-        text = (ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8")
-        assert "open-in-kaggle.svg" in text and "colab-badge.svg" in text

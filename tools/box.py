@@ -71,7 +71,9 @@ def pack(output: Path, box: Path, command: str) -> None:
     }
     card = environment().from_string(CARD.read_text("utf-8")).render(**told)
     write_text(box / "README.md", card)
-    [licence] = [path for path in files("safetensors") or () if path.name == "LICENSE"]  # Apache 2.0
+    [licence] = [
+        path for path in files("safetensors") or () if path.name == "LICENSE"
+    ]  # Apache 2.0
     write_text(box / "LICENSE", Path(str(licence.locate())).read_text("utf-8"))
 
 

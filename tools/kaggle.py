@@ -26,6 +26,13 @@ STAGED = Path("build/kaggle")
 CONTENT = ("utils", "models", "LICENSE")
 #: Stands for a user's name until one is given.
 NOBODY = "OWNER"
+#: Below the title of a notebook; takes its address on GitHub, and the same without the host.
+BADGES = (
+    "[![Open in Kaggle](https://kaggle.com/static/images/open-in-kaggle.svg)]"
+    "(https://kaggle.com/kernels/welcome?src={}) "
+    "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+    "(https://colab.research.google.com/github/{})"
+)
 #: What Kaggle's image runs, so which wheels it takes.
 PYTHON = "3.12"
 PLATFORMS = ("--platform=manylinux_2_28_x86_64", "--platform=any")
@@ -177,27 +184,51 @@ def _write(metadata: dict[str, Any], path: Path) -> None:
 
 
 def set_address(repository: str, root: Path = ROOT) -> list[Path]:
-    """Put the repository's address where badges lead and the bootstrap cell clones from.
+    """Put the public address of the repository into all places that name it.
+
+    They are kaggle-metadata.json, the cell of the notebooks that clones, their badges, and pages.
+    While the address is nobody's, notebooks have no badge: it would lead nowhere.
 
     Args:
-        repository: as in `kaggle-metadata.json`, the one place where it is chosen.
+        repository: such as https://github.com/me/fakes; badges lead to GitHub alone.
         root: of the repository.
     Returns:
-        The notebooks and pages that changed.
+        The files that changed.
+    Raises:
+        ValueError: it is no address of a repository on GitHub.
     """
-    pages = [root / "README.md", *sorted(root.glob("docs/*.md")), *root.glob("notebooks/*.ipynb")]
-    texts = {page: page.read_text(encoding="utf-8") for page in pages}
-    bootstrap = re.compile(r'REPOSITORY = \\"https://github\.com/([^\\"]+)')
-    old = {name for text in texts.values() for name in bootstrap.findall(text)}
-    new = repository.removeprefix("https://github.com/")
+    repository = repository.removesuffix("/").removesuffix(".git")
+    if not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", repository):
+        raise ValueError(f"REPOSITORY is {repository!r}, not https://github.com/<owner>/<name>")
+    metadata = root / METADATA.name
+    old = json.loads(metadata.read_text(encoding="utf-8"))["repository"]
+    pages = [metadata, root / "README.md", *root.glob("docs/*.md"), *root.glob("notebooks/*.ipynb")]
     changed = []
-    for page, text in texts.items():
-        for name in old - {new}:  # badges hold owner/name without the host
-            text = text.replace(name, new)
-        if text != texts[page]:
-            page.write_text(text, encoding="utf-8")
+    for page in sorted(pages):
+        text = page.read_text(encoding="utf-8")
+        new = text
+        for name in (old, old.removeprefix("https://github.com/")):
+            new = new.replace(name, repository.removeprefix(old.removesuffix(name)))
+        if page.suffix == ".ipynb":
+            new = _with_badges(new, f"{repository}/blob/main/notebooks/{page.name}")
+        if new != text:
+            page.write_text(new, encoding="utf-8")
             changed.append(page)
     return changed
+
+
+def _with_badges(text: str, address: str) -> str:
+    """A notebook with the badges that open `address` below its title; with none of nobody's."""
+    notebook = json.loads(text)
+    first = notebook["cells"][0]
+    title, rest = re.sub(r"\[!\[Open in Kaggle.*\n\n", "", "".join(first["source"])).split(
+        "\n\n", 1
+    )
+    parts = [title, rest]
+    if f"/{NOBODY}/" not in address:
+        parts.insert(1, BADGES.format(address, address.removeprefix("https://github.com/")))
+    first["source"] = "\n\n".join(parts).splitlines(keepends=True)
+    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -210,21 +241,22 @@ def main(argv: list[str] | None = None) -> int:
         "command",
         choices=("stage", "push", "address"),
         help=f"stage: write {STAGED}, asking nobody; push: stage, push and run in order; address: "
-        f'put "repository" of {METADATA.name} into the badges and cells that name it',
+        "put the address of your copy on GitHub wherever it is named",
     )
     parser.add_argument(
         "--owner", default="", help=f'your name on Kaggle ("{NOBODY}" is nobody\'s)'
     )
+    parser.add_argument("--repository", default="", help="https://github.com/<owner>/<name>")
     parser.add_argument(
         "--dry-run", action="store_true", help="stage, and say what a push would do"
     )
     args = parser.parse_args(argv)
     try:
-        described = read_metadata(owner=args.owner)
         if args.command == "address":
-            for page in set_address(described["repository"]):
+            for page in set_address(args.repository):
                 print(f"changed {page.relative_to(ROOT)}")
             return 0
+        described = read_metadata(owner=args.owner)
         wheels = fetch_wheels(STAGED.with_name("wheels"))
         folder = stage(described, STAGED, wheels=wheels)
         print(f"staged in {folder}: {len(described['kernels'])} kernels and {UTILS_DATASET}")

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -168,26 +167,51 @@ def test_what_is_installed_on_kaggle_is_what_the_requirements_ask_for():
     assert {Requirement(line) for line in EXTRAS.values()} <= listed
 
 
-def test_the_address_stands_in_one_place():
-    """Badges and the bootstrap cell of every notebook lead where kaggle-metadata.json says."""
+def copied(folder):
+    """All that may name the address, in a folder of its own."""
+    for name in ("notebooks", "docs"):
+        shutil.copytree(kaggle.ROOT / name, folder / name)
+    for name in ("README.md", "kaggle-metadata.json"):
+        shutil.copyfile(kaggle.ROOT / name, folder / name)
+    return folder
+
+
+def test_no_badge_leads_nowhere():
+    """While the address is nobody's there is none; after that each leads where the cells clone."""
     repository = kaggle.read_metadata()["repository"]
-    name = repository.removeprefix("https://github.com/")
+    for page in [*kaggle.ROOT.glob("*.md"), *kaggle.ROOT.glob("docs/*.md")]:
+        assert "badge.svg" not in page.read_text()
     for notebook in NOTEBOOKS:
         text = (kaggle.ROOT / "notebooks" / f"{notebook}.ipynb").read_text()
-        file = f"{name}/blob/main/notebooks/{notebook}.ipynb"
         assert f'REPOSITORY = \\"{repository}\\"' in text
+        assert text.count(".svg") == (0 if f"/{kaggle.NOBODY}/" in repository else 2)
+
+
+def test_a_new_address_reaches_every_place_and_can_be_taken_back(tmp_path):
+    root, address = copied(tmp_path), "https://github.com/me/fakes"
+    (root / "README.md").write_text(f"OWNER stays; {kaggle.read_metadata()['repository']} changes")
+    files = [page for page in root.rglob("*") if page.suffix in (".md", ".json", ".ipynb")]
+    before = {page: page.read_bytes() for page in files}
+    changed = kaggle.set_address(address + ".git", root)
+    names = {page.name for page in changed}
+    assert names == {"README.md", "kaggle-metadata.json", *(f"{name}.ipynb" for name in NOTEBOOKS)}
+    assert (root / "README.md").read_text() == f"OWNER stays; {address} changes"
+    assert kaggle.read_metadata(root / "kaggle-metadata.json", owner="me")["repository"] == address
+    for name in NOTEBOOKS:
+        text = (root / "notebooks" / f"{name}.ipynb").read_text()
+        file = f"me/fakes/blob/main/notebooks/{name}.ipynb"
+        assert f'REPOSITORY = \\"{address}\\"' in text
         assert f"https://colab.research.google.com/github/{file}" in text
         assert f"https://kaggle.com/kernels/welcome?src=https://github.com/{file}" in text
-        assert set(re.findall(r"github(?:\.com)?/([\w.-]+/[\w.-]+)/blob", text)) == {name}
+        assert "OWNER/deepfake" not in text
+    assert kaggle.set_address(address, root) == []
+    kaggle.set_address("https://github.com/OWNER/deepfake-detection-notebooks", root)
+    assert {page: page.read_bytes() for page in files} == before
 
 
-def test_a_new_address_reaches_badges_and_bootstrap_and_nothing_else(tmp_path):
-    shutil.copytree(kaggle.ROOT / "notebooks", tmp_path / "notebooks")
-    (tmp_path / "README.md").write_text("OWNER stays; OWNER/deepfake-detection-notebooks changes")
-    changed = kaggle.set_address("https://github.com/me/fakes", tmp_path)
-    assert len(changed) == len(NOTEBOOKS) + 1
-    assert (tmp_path / "README.md").read_text() == "OWNER stays; me/fakes changes"
-    text = (tmp_path / "notebooks" / "03_train.ipynb").read_text()
-    assert 'REPOSITORY = \\"https://github.com/me/fakes\\"' in text
-    assert "colab.research.google.com/github/me/fakes/blob/main/notebooks/03_train.ipynb" in text
-    assert kaggle.set_address("https://github.com/me/fakes", tmp_path) == []
+@pytest.mark.parametrize(
+    "address", ["", "me/fakes", "https://gitlab.com/me/fakes", "https://github.com/me"]
+)
+def test_what_is_no_repository_on_github_is_refused(tmp_path, address):
+    with pytest.raises(ValueError, match=r"not https://github\.com/<owner>/<name>"):
+        kaggle.set_address(address, copied(tmp_path))

@@ -551,6 +551,7 @@ def made(tmp_path_factory):
         ("predict", ["INPUT", "CROPS", "MODEL", "OUTPUT"]),
         ("kaggle-stage", ["OWNER"]),
         ("kaggle-push", ["OWNER"]),
+        ("address", ["REPOSITORY"]),
         ("bench", ["ONLY", "BENCH_DATA"]),
     ],
 )
