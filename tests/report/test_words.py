@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.report.test_page import METRICS, NONE, ROW, changed
+from utils.faces.detection import DRAWN
 from utils.report.words import (
     END,
     START,
@@ -120,6 +121,14 @@ def test_the_effect_of_the_band_on_test_is_said():
     }  # fmt: skip
     use = " ".join(questions(metrics)["Can I use it?"])
     assert "On test it decided 65.4% and erred on 12.3% (5.0% to 25.0%) of those." in use
+
+
+def test_drawn_faces_are_said_to_be_of_no_use():
+    """However good the figures are."""
+    drawn = {**METRICS, "model": {**METRICS["model"], "faces": DRAWN}}
+    use = questions(drawn)["Can I use it?"][0]
+    assert use.startswith("To try the project, and for nothing else")
+    assert use not in questions(METRICS)["Can I use it?"]
 
 
 def test_a_target_that_no_band_reached_is_said():
