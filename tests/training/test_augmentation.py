@@ -170,6 +170,20 @@ def test_random_crop_keeps_the_area_and_ratio_that_it_was_told_and_lies_inside()
     assert corners[:, 1].max() <= 100 + 1e-9
 
 
+def test_a_crop_larger_than_the_frame_lies_around_it_and_is_squeezed_as_told():
+    drawn = matrices(only(crop_scale=[1.5, 2], squeeze=[0.75, 1.25]), shape=(80, 80), image_size=80)
+    width, height = drawn[:, 0, 0], drawn[:, 1, 1]
+    assert (width * height).min() >= 1.5
+    assert (width * height).max() <= 2
+    ratio = width / height
+    assert [ratio.min(), ratio.max()] == pytest.approx([0.75, 1.25], abs=0.02)
+    corners = drawn @ [[-0.5, 79.5], [-0.5, 79.5], [1, 1]] + 0.5  # (n, x or y, first or last)
+    assert corners[..., 0].max() <= 1e-9
+    assert corners[..., 1].min() >= 80 - 1e-9
+    white = run(np.full((80, 80, 3), 255, np.uint8), only(crop_scale=[2, 2]), image_size=80)
+    assert (white == 127).all(axis=2).mean() == pytest.approx(0.5, abs=0.05)
+
+
 def test_warp_lands_where_the_matrix_says():
     policy = make_policy("reference")
     matrix = geometry_matrix(policy, (64, 64), 96, np.random.default_rng(5))
@@ -420,7 +434,8 @@ def test_notebook_explains_every_parameter():
     [
         {"crop_scale": (0.0, 1.0)},
         {"crop_scale": (0.9, 0.8)},
-        {"crop_scale": (0.5, 1.5)},
+        {"crop_scale": (0.5, 2.5)},
+        {"squeeze": (0.0, 1.0)},
         {"flip": -0.1},
         {"flip": 1.1},
         {"rotation": -1},

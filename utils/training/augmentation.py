@@ -21,6 +21,7 @@ from utils.training.recipes import check_types, choose
 
 #: Highest value of a parameter where that is not 1; the lowest is 0, of a range more than that.
 HIGHEST = {"rotation": 180, "blur_sigma": 10, "noise_std": 128, "jpeg_quality": 100}
+HIGHEST |= {"crop_scale": 2, "squeeze": 2}
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Policy:
     A probability of zero switches an ingredient off; pixels are those of the network's input.
 
     Attributes:
-        crop_scale: share of the area that the random crop keeps.
+        crop_scale: share of the area that the random crop keeps; above 1 there is grey around it.
+        squeeze: its width over its height, as far as that fits: proportions of a face are no clue.
         flip: probability of a horizontal flip.
         rotation: largest rotation in degrees, to either side.
         colour: largest relative change of brightness and of contrast, to either side: a light or a
@@ -48,6 +50,7 @@ class Policy:
 
     name: str
     crop_scale: tuple[float, float] = (1.0, 1.0)
+    squeeze: tuple[float, float] = (0.9, 1.1)
     flip: float = 0.0
     rotation: float = 0.0
     colour: float = 0.0
@@ -109,8 +112,6 @@ GREY = 127
 #: down: a bilinear map alone would leave training crops softer than the ones of val and test. The
 #: store keeps no more pixels than that.
 OVERSAMPLE = 1.5
-#: Squeeze of the random crop, from and to: the proportions of a face are no clue.
-RATIO = (0.9, 1.1)
 #: The normal distribution in 256 equal shares: a random byte looks its deviate up here, ten times
 #: as fast as drawing it. Scaled, for the tails beyond 2.9 standard deviations are missing.
 _QUANTILES = np.array([NormalDist().inv_cdf((i + 0.5) / 256) for i in range(256)])
@@ -160,15 +161,17 @@ def geometry_matrix(
     """Draw rotation, crop and flip as one map (2, 3) from a pixel of the result to the crop's.
 
     The crop, of a `shape` (height, width, …), is turned about its centre; a rectangle of it is kept
-    that lies wholly inside its frame, flipped, and resized to a square of side `image_size`. Area
-    and squeeze are relative to the crop's own. Always six numbers are drawn.
+    that lies wholly inside its frame (a larger one wholly around it), flipped, and resized to a
+    square of side `image_size`. Area and squeeze are relative to the crop's own. Always six numbers
+    are drawn.
     """
     flip, turn, area, squeeze, left, top = rng.random(6).tolist()
     low, high = policy.crop_scale
     area = low + (high - low) * area
-    # Of the ratios, only those whose rectangle fits: no draw is thrown away.
-    narrow, wide = math.log(max(RATIO[0], area)), math.log(min(RATIO[1], 1 / area))
-    ratio = math.exp(narrow + (wide - narrow) * squeeze)
+    narrow, wide = policy.squeeze
+    if area <= 1:  # of the ratios, only those whose rectangle fits: no draw is thrown away
+        narrow, wide = min(max(narrow, area), 1 / area), max(min(wide, 1 / area), area)
+    ratio = narrow * (wide / narrow) ** squeeze
     width, height = math.sqrt(area * ratio), math.sqrt(area / ratio)  # shares of the crop's sides
     x, y = left * (1 - width), top * (1 - height)
     if flip < policy.flip:
