@@ -24,6 +24,7 @@ from utils.inference.answers import judge_files
 from utils.inference.judging import Answer, judge_file
 from utils.inference.pictures import (
     Pictures,
+    annotate_image,
     annotate_video,
     boxes_between,
     file_names,
@@ -130,6 +131,8 @@ def test_timeline_and_contact_sheet_show_every_person(judge, answer):
     assert name == "clip.people"
     assert [heading.split(",")[0][:9] for heading in headings] == ["Person 1:", "Person 2:"]
     assert sum(bool(ax.images) for strip in sheet.subfigs for ax in strip.axes) == 8
+    for made in (figure, sheet):  # whoever sees the picture alone can tell who said so
+        assert made.get_supxlabel() == f"Judged by {judge.model}"
     plt.close("all")
 
 
@@ -226,6 +229,17 @@ def test_annotated_video_plays_in_browsers_with_its_sound(judge, answer, tmp_pat
     assert head.index(b"moov") < head.index(b"mdat")  # it starts before it is loaded
     info = probe(path)
     assert (info.n_frames, info.fps) == (16, 8)
+
+
+def test_an_annotated_copy_names_the_model(answer, tmp_path):
+    """In its lower left corner, white on black."""
+    grey = Image.new("RGB", (640, 480), (127, 127, 127))
+    grey.save(tmp_path / "grey.png")
+    asked = replace(answer, input=str(tmp_path / "grey.png"), faces=answer.faces.iloc[:0])
+    copy = np.asarray(Image.open(annotate_image(asked, tmp_path / "copy.png")).convert("L"))
+    corner, elsewhere = copy[-8:, :60], copy[200:400]
+    assert corner.min() < 60 and corner.max() > 200
+    assert (elsewhere == 127).all()
 
 
 def test_boxes_lie_on_the_faces_of_every_frame(answer, clip, tmp_path):

@@ -466,7 +466,9 @@ def test_unknown_policy_is_refused_with_the_known_ones():
 
 
 def test_unknown_parameter_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"'flips', did you mean flip\? Known: crop_scale, squeeze,"):
+    with pytest.raises(
+        ValueError, match=r"'flips', did you mean flip\? Known: crop_scale, squeeze,"
+    ):
         make_policy("none", {"flips": 0.5})
 
 

@@ -65,6 +65,8 @@ class Judge:
         parts = [named, facts.get("version")]
         if weights.is_file():
             parts.append(f"({hashlib.sha256(weights.read_bytes()).hexdigest()[:12]})")
+        if self.caution:
+            parts.append("of drawn faces")
         return printable(" ".join(str(part) for part in parts if part))
 
     @property

@@ -20,7 +20,16 @@ from PIL import Image, ImageDraw, ImageFont
 from utils.evaluation.showing import can_explain, heat_maps, overlay
 from utils.faces.media import Frame, is_image, open_media, probe, read_image, write_video
 from utils.inference.judging import Answer, Judge, recut
-from utils.report.figures import COLORS, MUTED, SHOWN, plot_image_grid, plot_people, plot_timeline
+from utils.report.figures import (
+    COLORS,
+    INK,
+    MUTED,
+    SHOWN,
+    plain,
+    plot_image_grid,
+    plot_people,
+    plot_timeline,
+)
 from utils.report.words import embed_figures, environment, write_text
 from utils.run.artifacts import atomic_path
 from utils.run.jobs import Bar
@@ -86,7 +95,15 @@ class Pictures:
             columns=8,
             colors=[COLORS.get(answer.decision, MUTED) for answer in judged],
         )
-        yield "faces", figure
+        yield "faces", self._signed(figure)
+
+    def _signed(self, figure: Figure) -> Figure:
+        figure.supxlabel(self._signature, x=0.01, ha="left", fontsize=9, color=MUTED)
+        return figure
+
+    @property
+    def _signature(self) -> str:
+        return plain(f"Judged by {self.judge.model}", 120)
 
     def timelines(self, *, n: int) -> Iterator[tuple[str, Figure]]:
         """Score over time, a line a person, with crops at the peaks; of what has several frames.
@@ -111,7 +128,7 @@ class Pictures:
             title=name + answer.note,
             peaks=list(zip(positions, crops, strict=True)),
         )
-        return f"{name}.timeline", ax.figure  # type: ignore[return-value]
+        return f"{name}.timeline", self._signed(ax.figure)  # type: ignore[arg-type]
 
     def _each(
         self, what: str, chosen: Mapping[str, Answer], make: Callable[[str, Answer, int], Made]
@@ -154,7 +171,8 @@ class Pictures:
             limit = float(np.abs(heat).max()) or 1.0
             drawn = iter([overlay(c, h, limit=limit) for c, h in zip(found, heat, strict=True)])
             maps = [[next(drawn) for _ in crops] for _, _, crops, _ in rows]
-        return f"{name}.people", plot_people(rows, maps=maps, title=name + answer.note)
+        figure = plot_people(rows, maps=maps, title=name + answer.note, foot=self._signature)
+        return f"{name}.people", figure
 
     def annotate(self, folder: Path, *, n: int) -> list[Path]:
         """Write annotated copies: `<name>.mp4` of what moves, `<name>.png` of pictures."""
@@ -327,6 +345,9 @@ def _drawn(answer: Answer, frames: Iterator[Frame]) -> Iterator[tuple[int, float
         if answer.faces.empty:
             verdict = " UNSURE  not judged "
         _draw_label(pen, 0, 0, verdict, COLORS.get(answer.decision, MUTED))
+        pen.font = ImageFont.load_default(max(10, min(size) // 40))
+        _, _, _, bottom = pen.textbbox((4, 2), answer.model)
+        _draw_label(pen, 0, size[1] - bottom - 3, answer.model, INK)
         yield number, time_s, np.asarray(canvas)
 
 
