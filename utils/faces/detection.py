@@ -26,8 +26,9 @@ Place = tuple[Box, float]
 #: A face is near a track within so many sides of the face, and of its size within such a factor.
 REACH, GROWTH = 2.0, 2.0
 #: Two looks of one person correlate by USUAL from frame to frame (0.66 to 0.94 in real videos, and
-#: 0.63 to 0.96 where they are cut square), of two people by 0.1 to 0.6. A near face that falls short of the usual of its track by FALL is
-#: another person; one that is ALIKE is the same wherever it is (as after a cut).
+#: 0.63 to 0.96 where they are cut square), of two people by 0.1 to 0.6. A near face that falls
+#: short of the usual of its track by FALL is another person; one that is ALIKE is the same wherever
+#: it is (as after a cut).
 USUAL, FALL, ALIKE = 0.75, 0.4, 0.7
 #: How much of the cost is the distance to where the track was going, not to where it was.
 AHEAD = 0.7
