@@ -181,7 +181,7 @@ def test_a_crop_larger_than_the_frame_lies_around_it_and_is_squeezed_as_told():
     assert corners[..., 0].max() <= 1e-9
     assert corners[..., 1].min() >= 80 - 1e-9
     white = run(np.full((80, 80, 3), 255, np.uint8), only(crop_scale=[2, 2]), image_size=80)
-    assert (white == 127).all(axis=2).mean() == pytest.approx(0.5, abs=0.05)
+    assert (white == 255).all()  # its mirror image lies around it
 
 
 def test_warp_lands_where_the_matrix_says():

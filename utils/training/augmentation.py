@@ -31,7 +31,8 @@ class Policy:
     A probability of zero switches an ingredient off; pixels are those of the network's input.
 
     Attributes:
-        crop_scale: share of the area that the random crop keeps; above 1 there is grey around it.
+        crop_scale: share of the area that the random crop keeps; where it may be above 1, what lies
+            around a crop is its mirror image, and else grey.
         squeeze: its width over its height, as far as that fits: proportions of a face are no clue.
         flip: probability of a horizontal flip.
         rotation: largest rotation in degrees, to either side.
@@ -199,6 +200,7 @@ def _warp(
     matrix = geometry_matrix(policy, crop.shape, side, rng)
     if not (policy.rotation or policy.flip) and policy.crop_scale == (1.0, 1.0):
         return _resized(crop, image_size).copy()  # what follows may draw on it
+    mirrored = policy.crop_scale[1] > 1
     # Four channels take OpenCV's vectorised path, which with both conversions is twice as fast as
     # three.
     turned = cv2.warpAffine(
@@ -206,7 +208,7 @@ def _warp(
         matrix,
         (side, side),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_CONSTANT,
+        borderMode=cv2.BORDER_REFLECT_101 if mirrored else cv2.BORDER_CONSTANT,
         borderValue=(GREY,) * 4,
     )
     return _resized(cv2.cvtColor(turned, cv2.COLOR_RGBA2RGB), image_size)
