@@ -121,10 +121,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "Lite2": {"epochs": 2, "model": "tf_efficientnet_lite2"},
 }
 #: One seed tells enough of it.
-ASIDE = {
-    "strong, head only": variant(STRONG, train_only="head", learning_rate=1e-2),
-    "strong, more zoom and squeeze": variant(STRONG, crop_scale=(0.6, 1.4), squeeze=(0.75, 4 / 3)),
-}
+ASIDE = {"strong, head only": variant(STRONG, train_only="head", learning_rate=1e-2)}
 
 
 def split_by_part(index: pd.DataFrame) -> pd.DataFrame:
