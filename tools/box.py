@@ -1,7 +1,7 @@
 """The detector in the box, made of a finished run: `python -m tools.box round|pack OUTPUT`.
 
     make run DATA=faces OUTPUT=out TO=03_train SET="…"             # trains
-    python -m tools.box round out                                 # out/model in half precision
+    python -m tools.box round out --data faces                    # out/model in half precision
     make run DATA=faces OUTPUT=out FROM=04_evaluate TO=04_evaluate  # judges what was rounded
     python -m tools.box pack out models/NAME --command "make run …"
 
@@ -13,33 +13,39 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from collections.abc import Sequence
 from importlib.metadata import files
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from utils.data.crops import crop_paths
 from utils.data.layouts import name_group
 from utils.model.network import FILES, check_ours, load_model
+from utils.model.scoring import load_scorer
 from utils.report.words import environment, stress_rows, write_text
 from utils.run.artifacts import atomic_path, read_json, read_table
 
+#: Crops whose logits are compared before and after rounding.
+SOME = 64
 CARD = Path(__file__).with_name("box.md.jinja")
 
 
-def round_weights(folder: Path) -> float:
+def round_weights(folder: Path, crops: Sequence[str]) -> float:
     """Put weights of two and more dimensions of a model folder into half precision.
 
-    Norms, their statistics and biases stay in float32. Returns the largest difference in a logit.
+    Norms, their statistics and biases stay in float32. Returns the largest difference in a logit
+    of some crops (paths).
     """
-    inputs = torch.randn(8, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        before = load_model(folder)[0](inputs)
-        weights = load_file(folder / FILES[1])
-        rounded = {name: w.half() if w.ndim > 1 else w for name, w in weights.items()}
-        with atomic_path(folder / FILES[1]) as temporary:
-            save_file(rounded, temporary, metadata={"format": "pt"})
-        return float((load_model(folder)[0](inputs) - before).abs().max())
+    before = load_scorer(folder, device=torch.device("cpu")).score_paths(crops)
+    weights = load_file(folder / FILES[1])
+    rounded = {name: w.half() if w.ndim > 1 else w for name, w in weights.items()}
+    with atomic_path(folder / FILES[1]) as temporary:
+        save_file(rounded, temporary, metadata={"format": "pt"})
+    after = load_scorer(folder, device=torch.device("cpu")).score_paths(crops)
+    return float(np.abs(after - before).max())
 
 
 def pack(output: Path, box: Path, command: str) -> None:
@@ -83,10 +89,14 @@ def main() -> int:
     parser.add_argument("step", choices=["round", "pack"])
     parser.add_argument("output", type=Path, help="OUTPUT of the run")
     parser.add_argument("box", type=Path, nargs="?", help="folder below models/, of pack")
+    parser.add_argument("--data", default="", help="the crops, as DATA of 01, of round")
     parser.add_argument("--command", default="", help="what repeats the card, of pack")
     args = parser.parse_args()
     if args.step == "round":
-        print(f"The largest difference in a logit is {round_weights(args.output / 'model'):.1e}.")
+        index = read_table(args.output, "index.csv")
+        val = index[index["split"] == "val"].sample(SOME, random_state=0)
+        difference = round_weights(args.output / "model", crop_paths(val, args.data))
+        print(f"The largest difference in a logit of {SOME} crops of val is {difference:.1e}.")
     else:
         pack(args.output, args.box, args.command)
         print(f"Written: {args.box}")

@@ -55,8 +55,8 @@ def build_model(
         image_size: side of the square input in pixels.
         pretrained: start from timm's ImageNet weights.
         weights: a local file of such weights, or a folder that holds one, for machines without
-            internet; or a model folder of this project, whose classifier is kept too. Only
-            tensors are read, nothing is unpickled.
+            internet; or a model folder of this project, whose classifier is kept too unless its
+            model.safetensors is named. Only tensors are read, nothing is unpickled.
     Raises:
         ValueError: unknown name, or the weights cannot be had; says how to attach them.
     """
@@ -71,13 +71,16 @@ def build_model(
         "crop_mode": "squash",
     }
     if weights:
-        file = _weights_file(Path(weights).expanduser())
+        named = Path(weights).expanduser()
+        file = _weights_file(named)
         if file.name == FILES[1] and _is_ours(file.parent):
             model, _ = load_model(file.parent)
             known = model.pretrained_cfg["architecture"]  # type: ignore[index]
             if name.split(".")[0] != known:
                 raise ValueError(f"WEIGHTS {weights!r} is a trained {known}: set MODEL_NAME to it")
             model.pretrained_cfg |= config  # type: ignore[operator, assignment]
+            if file == named:
+                _reset_head(model)
             return model.train()
         config["state_dict"] = _read_weights(file)
     options: dict[str, Any] = {"num_classes": len(CLASSES), "pretrained_cfg_overlay": config}
@@ -102,13 +105,20 @@ def build_model(
         _check_loaded(model, timm.create_model(name, pretrained=False, **options), weights)
         # config.json is no place for tensors.
         model.pretrained_cfg.pop("state_dict")  # type: ignore[operator, union-attr]
-    # A head near zero says "I do not know". timm's is drawn for 1,000 classes: with two, the first
-    # losses are about ten times ln 2, and Adam spends its first epochs on undoing them.
+    _reset_head(model)
+    return model
+
+
+def _reset_head(model: torch.nn.Module) -> None:
+    """A head near zero says "I do not know".
+
+    timm's is drawn for 1,000 classes: with two, the first losses are about ten times ln 2, and Adam
+    spends its first epochs on undoing them.
+    """
     for layer in model.get_classifier().modules():  # type: ignore[operator]
         if isinstance(layer, torch.nn.Linear):
             torch.nn.init.normal_(layer.weight, std=0.01)
             torch.nn.init.zeros_(layer.bias)
-    return model
 
 
 @contextmanager
