@@ -22,7 +22,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from utils.data.crops import crop_paths
-from utils.data.layouts import name_group
 from utils.model.network import FILES, check_ours, load_model
 from utils.model.scoring import load_scorer
 from utils.report.words import environment, stress_rows, write_text
@@ -55,31 +54,27 @@ def pack(output: Path, box: Path, command: str) -> None:
     """
     model = output / "model"
     _, facts = load_model(model)
-    metrics, audit = (read_json(output, name) for name in ("metrics.json", "data_audit.json"))
-    decision, index = read_json(output, "model/decision.json"), read_table(output, "index.csv")
+    metrics, index = read_json(output, "metrics.json"), read_table(output, "index.csv")
     check_ours(box).mkdir(parents=True, exist_ok=True)
     for name in (*FILES, "decision.json"):
         shutil.copyfile(model / name, box / name)
     videos = index.drop_duplicates("video").sort_values("video")
-    parts = videos["group"].str.removeprefix(name_group("part_0")[:-1])
-    table = videos[["video", "split"]].assign(part=parts)[["video", "part", "split"]]
-    table.to_csv(box / "videos.csv.gz", index=False, compression={"method": "gzip", "mtime": 0})
+    videos = videos.assign(part=videos["group"].str.removeprefix("part_"))
+    how = {"method": "gzip", "mtime": 0}
+    videos[["video", "part", "split"]].to_csv(box / "videos.csv.gz", index=False, compression=how)
     told = {
         "facts": facts,
         "metrics": metrics,
-        "audit": audit,
-        "decision": decision,
+        "decision": read_json(output, "model/decision.json"),
         "parts": metrics["slices"].get("group", {}),
         "degraded": stress_rows(metrics["robustness"]),
         "command": command,
         "name": box.name,
-        "sizes": videos.groupby("split")["label"].value_counts().unstack(),
     }
     card = environment().from_string(CARD.read_text("utf-8")).render(**told)
     write_text(box / "README.md", card)
-    [licence] = [
-        path for path in files("safetensors") or () if path.name == "LICENSE"
-    ]  # Apache 2.0
+    # The Apache License 2.0 as it is: safetensors comes with nothing but that text.
+    [licence] = [path for path in files("safetensors") or () if path.name == "LICENSE"]
     write_text(box / "LICENSE", Path(str(licence.locate())).read_text("utf-8"))
 
 
