@@ -221,10 +221,8 @@ def _with_badges(text: str, address: str) -> str:
     """A notebook with the badges that open `address` below its title; with none of nobody's."""
     notebook = json.loads(text)
     first = notebook["cells"][0]
-    title, rest = re.sub(r"\[!\[Open in Kaggle.*\n\n", "", "".join(first["source"])).split(
-        "\n\n", 1
-    )
-    parts = [title, rest]
+    bare = re.sub(r"\[!\[Open in Kaggle.*\n\n", "", "".join(first["source"]))
+    parts = bare.split("\n\n", 1)  # the title, and the rest
     if f"/{NOBODY}/" not in address:
         parts.insert(1, BADGES.format(address, address.removeprefix("https://github.com/")))
     first["source"] = "\n\n".join(parts).splitlines(keepends=True)

@@ -48,8 +48,8 @@ def predict(
     FileNotFoundError if there is no model.
 
     Args:
-        model: folder of 03 and 04; "" looks in OUTPUT in attached inputs, and in
-            `models/` of the project. For many files pass a `Judge`, or use `judge_files`.
+        model: folder of 03 and 04; "" looks in OUTPUT, in attached inputs and in `models/` of the
+            project. For many files pass a `Judge`, or use `judge_files`.
         frames_per_video: evenly spaced frames that are searched for faces; 0 means all.
         device: "auto", "cpu" or "cuda".
         prior: of `load_judge`; a `Judge` has its own.

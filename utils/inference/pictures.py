@@ -98,12 +98,11 @@ class Pictures:
         yield "faces", self._signed(figure)
 
     def _signed(self, figure: Figure) -> Figure:
-        figure.supxlabel(self._signature, x=0.01, ha="left", fontsize=9, color=MUTED)
+        """The figure with the model below it, and below what else stands there."""
+        words = [figure.get_supxlabel(), plain(f"Judged by {self.judge.model}", 120)]
+        text = "\n".join(filter(None, words))
+        figure.supxlabel(text, x=0.01, ha="left", fontsize=9, color=MUTED)
         return figure
-
-    @property
-    def _signature(self) -> str:
-        return plain(f"Judged by {self.judge.model}", 120)
 
     def timelines(self, *, n: int) -> Iterator[tuple[str, Figure]]:
         """Score over time, a line a person, with crops at the peaks; of what has several frames.
@@ -171,8 +170,8 @@ class Pictures:
             limit = float(np.abs(heat).max()) or 1.0
             drawn = iter([overlay(c, h, limit=limit) for c, h in zip(found, heat, strict=True)])
             maps = [[next(drawn) for _ in crops] for _, _, crops, _ in rows]
-        figure = plot_people(rows, maps=maps, title=name + answer.note, foot=self._signature)
-        return f"{name}.people", figure
+        sheet = plot_people(rows, maps=maps, title=name + answer.note)
+        return f"{name}.people", self._signed(sheet)
 
     def annotate(self, folder: Path, *, n: int) -> list[Path]:
         """Write annotated copies: `<name>.mp4` of what moves, `<name>.png` of pictures."""

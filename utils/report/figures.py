@@ -428,7 +428,6 @@ def plot_people(
     *,
     maps: Sequence[Sequence[np.ndarray]] = (),
     title: str = "",
-    foot: str = "",
 ) -> Figure:
     """Contact sheet of the people of one file: a row of crops a person, heat maps below it.
 
@@ -436,7 +435,6 @@ def plot_people(
         rows: for each person a heading, the answer (REAL, FAKE or UNSURE: the colour of the
             borders), crops and a caption for each.
         maps: pictures (H, W, 3) of the maps of those crops, in the same shape.
-        foot: a line below all of it.
     Raises ValueError: no crop, or not a caption (and a map) for each.
     """
     strips = []
@@ -450,8 +448,8 @@ def plot_people(
     figure = draw_strips(strips, columns=4)
     if title:
         figure.suptitle(plain(title), x=0.01, ha="left", fontsize=12.5, fontweight="bold")
-    words = "\n".join(filter(None, (HEAT_WORDS * bool(maps), foot)))
-    figure.supxlabel(words, x=0.01, ha="left", fontsize=9, color=MUTED)
+    if maps:
+        figure.supxlabel(HEAT_WORDS, x=0.01, ha="left", fontsize=9, color=MUTED)
     return figure
 
 
