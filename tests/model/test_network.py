@@ -466,12 +466,14 @@ def test_the_detector_in_the_box_judges_where_there_is_no_model_or_one_of_drawn_
     assert choose_model(output=output) == trained
 
 
-def test_training_goes_on_from_a_model_folder_with_its_classifier(tmp_path):
+def test_training_goes_on_from_a_model_folder_with_its_classifier(tmp_path, monkeypatch):
     torch.manual_seed(0)
     trained = seasoned(build_model("test_efficientnet", image_size=32, pretrained=False)).eval()
     save_model(trained, tmp_path / "m", extra={}, card="")
     file = tmp_path / "m" / "model.safetensors"
-    for weights, kept in ((tmp_path / "m", True), (file, False)):
+    monkeypatch.setattr(network, "BOX", tmp_path)  # what lies there has a name everywhere
+    named = (("m", True), (f"m/{file.name}", False))
+    for weights, kept in ((tmp_path / "m", True), (file, False), *named):
         again = build_model("test_efficientnet", image_size=64, weights=str(weights)).eval()
         assert again.pretrained_cfg["input_size"] == (3, 64, 64)
         for name, tensor in again.state_dict().items():

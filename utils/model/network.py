@@ -55,8 +55,8 @@ def build_model(
         image_size: side of the square input in pixels.
         pretrained: start from timm's ImageNet weights.
         weights: a local file of such weights, or a folder that holds one, for machines without
-            internet; or a model folder of this project, whose classifier is kept too unless its
-            model.safetensors is named. Only tensors are read, nothing is unpickled.
+            internet; or a model folder of this project, also by its name in BOX, whose classifier
+            is kept too unless its model.safetensors is named. Nothing is unpickled.
     Raises:
         ValueError: unknown name, or the weights cannot be had; says how to attach them.
     """
@@ -72,7 +72,8 @@ def build_model(
     }
     if weights:
         named = Path(weights).expanduser()
-        file = _weights_file(named)
+        named = named if named.exists() else BOX / named
+        file = _weights_file(named, weights)
         if file.name == FILES[1] and _is_ours(file.parent):
             model, _ = load_model(file.parent)
             known = model.pretrained_cfg["architecture"]  # type: ignore[index]
@@ -140,7 +141,7 @@ def _hub_in_time() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = offline
 
 
-def _weights_file(path: Path) -> Path:
+def _weights_file(path: Path, weights: str) -> Path:
     """The file of weights that a path names: itself, or the one in that folder."""
     if path.is_file():
         return path
@@ -150,8 +151,8 @@ def _weights_file(path: Path) -> Path:
             return found[0]
         if found:
             names = ", ".join(file.name for file in found)
-            raise ValueError(f"WEIGHTS {str(path)!r} holds several files ({names}): name one")
-    raise ValueError(f"WEIGHTS {str(path)!r} is no file, and no folder that holds weights")
+            raise ValueError(f"WEIGHTS {weights!r} holds several files ({names}): name one")
+    raise ValueError(f"WEIGHTS {weights!r} is no file, and no folder that holds weights")
 
 
 def _is_ours(folder: Path) -> bool:
