@@ -1,4 +1,4 @@
-"""README and the pages beside it name what is there: files, targets, parameters."""
+"""README, the pages beside it and the detector's card name what is there."""
 
 import re
 from pathlib import Path
@@ -8,8 +8,11 @@ import pytest
 from tools.parameters import checked_parameters, notebook_parameters, parse_overrides
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+[CARD] = (ROOT / "models").glob("*/README.md")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), CARD]
+each_page = pytest.mark.parametrize(
+    "page", PAGES, ids=lambda page: f"{page.parent.stem}/{page.stem}"
+)
 
 
 @each_page
@@ -44,7 +47,8 @@ def test_every_anchor_leads_to_a_heading(page):
 def examples():
     """What the pages say that SET and --set take: (page, text)."""
     wanted = re.compile(r'(?:SET=|--set )"([^"]+)"')
-    return [(page.stem, text) for page in PAGES for text in wanted.findall(page.read_text())]
+    texts = ((page.stem, text) for page in PAGES for text in wanted.findall(page.read_text()))
+    return [(page, text.replace("\\\n", "")) for page, text in texts]  # as a shell reads it
 
 
 @pytest.mark.parametrize(("page", "text"), examples())
@@ -86,4 +90,12 @@ def test_a_change_goes_where_the_page_says(change, where, how):
 
 def test_readme_links_to_every_page():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert [page.name for page in PAGES[1:] if f"docs/{page.name}" not in readme] == []
+    links = [page.relative_to(ROOT).as_posix() for page in PAGES[1:]]
+    assert [link for link in links if link not in readme] == []
+
+
+def test_readme_says_of_the_detector_what_its_card_says():
+    """The card's figures are those of metrics.json."""
+    readme, card = ((ROOT / page).read_text(encoding="utf-8") for page in (PAGES[0], CARD))
+    figures = re.findall(r"[\d.]+%? \([\d.]+%? to [\d.]+%?\)", readme)
+    assert len(figures) == 3 and all(figure in card for figure in figures)

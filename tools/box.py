@@ -11,6 +11,7 @@ The card's figures are those of metrics.json; its sentences stand in box.md.jinj
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -22,10 +23,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from utils.data.crops import crop_paths
-from utils.model.network import FILES, check_ours, load_model
+from utils.model.network import EXTRA, FILES, check_ours, load_model
 from utils.model.scoring import load_scorer
 from utils.report.words import environment, stress_rows, write_text
-from utils.run.artifacts import atomic_path, read_json, read_table
+from utils.run.artifacts import atomic_path, read_any_json, read_json, read_table
 
 #: Crops whose logits are compared before and after rounding.
 SOME = 64
@@ -58,12 +59,17 @@ def pack(output: Path, box: Path, command: str) -> None:
     check_ours(box).mkdir(parents=True, exist_ok=True)
     for name in (*FILES, "decision.json"):
         shutil.copyfile(model / name, box / name)
+    config = read_any_json(model / FILES[0])
+    config[EXTRA]["title"] = box.name
+    write_text(box / FILES[0], json.dumps(config, indent=2) + "\n")
     videos = index.drop_duplicates("video").sort_values("video")
     videos = videos.assign(part=videos["group"].str.removeprefix("part_"))
     how = {"method": "gzip", "mtime": 0}
     videos[["video", "part", "split"]].to_csv(box / "videos.csv.gz", index=False, compression=how)
+    parts = videos.groupby("split")["part"].unique()
     told = {
         "facts": facts,
+        "parts_of": parts.map(lambda names: ", ".join(sorted(names, key=lambda n: (len(n), n)))),
         "metrics": metrics,
         "decision": read_json(output, "model/decision.json"),
         "parts": metrics["slices"].get("group", {}),

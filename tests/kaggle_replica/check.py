@@ -35,7 +35,7 @@ PYTHON = REPOSITORY / ".venv-kaggle" / "bin" / "python"
 OWNER = "me"
 COMPETITION = "deepfake-detection-challenge"
 MAIN = "phunghieu/deepfake-detection-faces-part-0-0"
-N_SOURCES = 40  # real videos; the demo has 112
+N_SOURCES = 40  # real videos; the demo has 72
 WORKING_LIMIT = 20e9  # bytes of /kaggle/working
 #: Smaller than the demo: what is checked is where things lie, not how well they are learnt. Two
 #: processes stand for the two GPUs.
@@ -145,7 +145,7 @@ class Checks:
                 _as_main_data_set(outputs[kernel.name] / "faces", self.main.content)
 
     def alone(self, form: str) -> None:
-        """Run what a visitor copies: without earlier notebooks, and 05 with a model and a video."""
+        """Run what a visitor copies: without earlier notebooks; 05 with a video, or a model too."""
         base = [self.utils, self.main]
         self.run("02_augment", form, base, title="02_augment, alone")
         # More epochs than fit: a session ends by its budget, and the next one reads its output.
@@ -172,6 +172,7 @@ class Checks:
         clip = Attached("datasets", "me/my-clips", clips)
         inputs = [self.utils, model, clip]
         self.run("05_inference", form, inputs, title="05_inference, model + video")
+        self.run("05_inference", form, [self.utils, clip], title="05_inference, a video alone")
 
     def run(
         self,

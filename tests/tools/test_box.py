@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from tools.box import pack, round_weights
 from utils.data.crops import crop_paths, take_split
+from utils.inference.judging import load_judge
 from utils.model.network import FILES, load_model
 from utils.report.words import estimate
 from utils.run.artifacts import read_json, read_table
@@ -62,6 +63,8 @@ def test_the_box_loads_and_its_card_says_what_was_measured(run, crops):
     for words in ("make run DATA=faces", "Apache", "not known", "paid actors"):
         assert words in card
     assert "Apache License" in (box / "LICENSE").read_text()
+    judge = load_judge(box, device=torch.device("cpu"))
+    assert judge.model.startswith("drawn (")
 
 
 def test_videos_of_the_box_are_a_split_that_01_takes(run):

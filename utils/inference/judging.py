@@ -83,8 +83,8 @@ class Judge:
         facts = self.scorer.facts
         names = in_words(facts.get("datasets") or "data that it does not tell")
         parts = [f"{self.model}: trained on {'drawn ' * bool(self.caution)}faces of {names}"]
-        if facts.get("split_by"):
-            parts.append(f"split by {facts['split_by']}")
+        if by := facts.get("split_by"):
+            parts.append("official split" if by == "official" else f"split by {by}")
         if facts.get("cut"):
             parts.append(str(facts["cut"]))
         return f"{self.caution}\n{printable('; '.join(parts))}.".lstrip()
