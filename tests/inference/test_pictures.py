@@ -365,7 +365,7 @@ def test_the_page_tells_every_answer_and_why_and_loads_nothing(
 
 
 def test_the_page_of_two_hundred_files_stays_small(judge, answer, tmp_path):
-    noise = np.random.default_rng(0).integers(0, 255, (900, 900, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 255, (450, 450, 3), dtype=np.uint8)
     (tmp_path / "annotated").mkdir()
     answers = [replace(answer, input=f"{n}.mp4") for n in range(200)]
     for n in range(200):

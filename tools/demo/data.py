@@ -1,6 +1,6 @@
 """Draw the demo data set: real and manipulated videos of drawn people, in the raw DFDC layout.
 
-    python -m tools.demo --output FOLDER --sources 112 --seed 0
+    python -m tools.demo --output FOLDER --sources 72 --seed 0
 
 A fake is made from the frames of its original, under the same noise and with the same encoder, so
 that only the manipulated part of the face tells the two apart.
@@ -36,7 +36,7 @@ TWO_PEOPLE_EVERY = 12
 def draw_demo(
     folder: str | Path,
     *,
-    n_sources: int = 112,
+    n_sources: int = 72,
     fakes_per_source: float = 1.4,
     n_faceless: int = 4,
     seed: int = 0,
@@ -153,7 +153,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Draw the demo from the command line."""
     parser = argparse.ArgumentParser(description="Draw the demo data set.")
     parser.add_argument("--output", required=True, metavar="FOLDER")
-    parser.add_argument("--sources", type=int, default=112, metavar="N", help="real videos (112)")
+    parser.add_argument("--sources", type=int, default=72, metavar="N", help="real videos (72)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="other people (0)")
     chosen = parser.parse_args(arguments)
     draw_demo(chosen.output, n_sources=chosen.sources, seed=chosen.seed)

@@ -14,7 +14,7 @@ from tools.demo.rooms import draw_room
 #: Frame size in pixels and frames a second. Halved for the detector, a face is 60 to 90 px tall.
 WIDTH, HEIGHT, FPS = 640, 360, 12
 #: Frames of a video, lowest and highest; a fake has as many as its original.
-N_FRAMES = (18, 21)
+N_FRAMES = (12, 15)
 #: Standard deviation of the camera's noise (levels of 255) and its blur (pixels).
 NOISE_SIGMA, SOFTNESS = (2.0, 5.0), (0.3, 0.8)
 
