@@ -27,12 +27,13 @@ def control(demo):
     output.mkdir(parents=True, exist_ok=True)
     for name in ("index.csv", "data_audit.json", "augment.json"):
         (output / name).write_bytes((demo / name).read_bytes())
-    settings = json.loads(DEMO.read_text())["03_train"] | {"SHUFFLE_LABELS": True}
+    settings = json.loads(DEMO.read_text())
+    shuffled = settings["03_train"] | {"SHUFFLE_LABELS": True}
     beside = {"MODELS": [str(demo)], "EXTRA_DATA": [str(demo / "faces")]}
     return run_pipeline(
         demo / "faces",
         output,
-        {"03_train": settings, "04_evaluate": beside},
+        {"03_train": shuffled, "04_evaluate": settings["04_evaluate"] | beside},
         start="03_train",
         stop="04_evaluate",
     )

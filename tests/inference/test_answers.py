@@ -21,6 +21,7 @@ from utils.inference.answers import (
     submission,
     write_tables,
 )
+from utils.model import network
 from utils.run.artifacts import ARTIFACTS, read_table, write_table
 
 
@@ -95,15 +96,19 @@ def test_one_call_judges_one_file_and_prints_well(model_folder, judge, media):
     assert "no face found" in str(predict(media / "wall.png", model=judge))
 
 
-def test_one_call_finds_the_model_in_output_and_says_where_one_comes_from(
+def test_one_call_finds_the_model_in_output_else_takes_the_box_or_says_where_one_comes_from(
     model_folder, judge, media, monkeypatch, tmp_path
 ):
     monkeypatch.chdir(tmp_path)
+    [box] = network.BOX.iterdir()
+    answer = predict(media / "wall.png", device="cpu")
+    assert answer.reason == "no face found" and answer.model.startswith(f"{box.name} (")
+    monkeypatch.setattr(network, "BOX", tmp_path / "empty")
     with pytest.raises(FileNotFoundError, match="03_train"):
         predict(media / "wall.png", device="cpu")
     (tmp_path / "outputs").rmdir()
     (tmp_path / "outputs").symlink_to(model_folder.parent)
-    assert predict(media / "wall.png", device="cpu").reason == "no face found"
+    assert predict(media / "wall.png", device="cpu").model == judge.model
 
 
 def test_submission_has_every_input_once_and_is_never_too_sure():

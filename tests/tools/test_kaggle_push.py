@@ -58,7 +58,7 @@ def pushed(staged, signed_in):
 UPLOADS = {
     (call, name)
     for call in ("StartBlobUpload", "PUT")
-    for name in ("LICENSE", "tiny-1.0-py3-none-any.whl", "utils.zip", "wheels.txt")
+    for name in ("LICENSE", "models.zip", "tiny-1.0-py3-none-any.whl", "utils.zip", "wheels.txt")
 }
 #: Each kernel runs for one question and is complete at the next.
 RUN_ALL = [
@@ -72,8 +72,8 @@ def test_first_push_makes_exactly_these_calls(pushed):
     name = "deepfake-detection-utils"
     asked = [(STATUS, name)] * 2  # ours, and the client's own before it creates
     assert server.calls[:2] == asked
-    assert set(server.calls[2:10]) == UPLOADS
-    assert server.calls[10:] == [("CreateDataset", name), *asked, *RUN_ALL]
+    assert set(server.calls[2:12]) == UPLOADS
+    assert server.calls[12:] == [("CreateDataset", name), *asked, *RUN_ALL]
     assert set(results.values()) == {"complete"}
 
 
@@ -81,8 +81,8 @@ def test_update_adds_a_version_and_creates_nothing(pushed):
     _, said, server = pushed(dataset=True)
     name = "deepfake-detection-utils"
     assert server.calls[0] == (STATUS, name)
-    assert set(server.calls[1:9]) == UPLOADS
-    assert server.calls[9:] == [("CreateDatasetVersion", name), (STATUS, name), *RUN_ALL]
+    assert set(server.calls[1:11]) == UPLOADS
+    assert server.calls[11:] == [("CreateDatasetVersion", name), (STATUS, name), *RUN_ALL]
     assert "new version" in said
 
 
@@ -91,7 +91,7 @@ def test_what_is_pushed_is_what_was_described(pushed, staged):
     bodies = dict(zip(server.calls, server.bodies))
     created = bodies["CreateDataset", "deepfake-detection-utils"]
     assert created["ownerSlug"] == OWNER and created["isPrivate"] is True
-    assert len(created["files"]) == 4
+    assert len(created["files"]) == 5
     saved = bodies[SAVE, K03]
     assert saved["slug"] == f"{OWNER}/{K03}"
     assert saved["enableGpu"] is saved["enableInternet"] is saved["isPrivate"] is True
