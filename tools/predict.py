@@ -55,7 +55,8 @@ def main(argv: list[str] | None = None) -> int:
         folder = choose_model(args.model, output or "")
         judge = load_judge(folder, device=get_device(args.device), prior=args.prior)
         print(printable(f"Model: {folder}\n{judge.about}", keep="\n"), file=sys.stderr)
-        print(f"A score is P(FAKE) where {100 * judge.prior:.3g}% are FAKE.", file=sys.stderr)
+        share = f"{100 * judge.prior:.3g}% are FAKE"
+        print(f"A score is P(FAKE) where {share}; --prior names another share.", file=sys.stderr)
         answers = judge_files(
             judge, inputs, crops=crops, frames_per_video=args.frames, progress=None
         )
