@@ -57,7 +57,7 @@ def pack(output: Path, box: Path, command: str) -> None:
     _, facts = load_model(model)
     metrics, index = read_json(output, "metrics.json"), read_table(output, "index.csv")
     check_ours(box).mkdir(parents=True, exist_ok=True)
-    for name in (*FILES, "decision.json"):
+    for name in (FILES[1], "decision.json"):
         shutil.copyfile(model / name, box / name)
     config = read_any_json(model / FILES[0])
     config[EXTRA]["title"] = box.name

@@ -191,7 +191,7 @@ def test_artefacts_hold_no_path_of_this_machine(demo):
 def test_true_labels_beat_chance_and_are_not_perfect(demo):
     auc = read_json(demo, "metrics.json")["video"]["roc_auc"]
     assert auc["low"] > 0.5
-    assert auc["value"] < 1
+    assert 0.85 <= auc["value"] < 1
 
 
 def test_shuffled_labels_score_chance(control):

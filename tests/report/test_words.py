@@ -96,7 +96,7 @@ def test_small_groups_are_marked_and_are_the_weakest_only_among_themselves():
     slices = {"faces": {"1": {"n": 90, "roc_auc": ROW, "small": False},
                         "2 or more": {"n": 4, "roc_auc": low, "small": True}}}  # fmt: skip
     found = weakest({**METRICS, "slices": slices})
-    assert found is not None and (found["by"], found["name"]) == ("faces", "1")
+    assert found is not None and (found["by"], found["name"]) == ("faces in a frame", "1")
     assert "Grey groups are small" in captions({**METRICS, "slices": slices}, None)["slices"]
     slices["faces"]["1"]["small"] = True
     assert weakest({**METRICS, "slices": slices})["name"] == "2 or more"

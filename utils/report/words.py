@@ -230,8 +230,13 @@ def weakest(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
 
     Small groups count only where there is no other: their AUC may be low by luck.
     """
+
+    def in_sentence(by: str) -> str:
+        words = name_of(by, SLICE_NAMES).partition(" (")[0]
+        return words[:1].lower() + words[1:]
+
     return _lowest(
-        {"by": by.replace("_", " "), "name": name, **group}
+        {"by": in_sentence(by), "name": name, **group}
         for by, groups in metrics.get("slices", {}).items()
         for name, group in groups.items()
         if len(groups) > 1
