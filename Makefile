@@ -9,6 +9,8 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 KAGGLE_VENV := .venv-kaggle
+# All tests, in two processes: one runs the notebooks, which leave much of two cores to the other.
+BESIDE := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 # Recipes read these from their environment, so the shell expands nothing in them either. ARGS is
 # for the shell: it splits it, so quotes in it count, and so would a `$(...)`.
@@ -30,8 +32,10 @@ predict: $(VENV)/.installed ## judge INPUT=file, folder or glob, or CROPS= [MODE
 	@$(PY) -m tools.predict --input "$$INPUT" --crops "$$CROPS" --model "$$MODEL" \
 		--output "$$OUTPUT" $(ARGS)
 
+# Threads that wait let go of their cores, or both processes would take twice as long.
+test: export OMP_WAIT_POLICY := PASSIVE
 test: $(VENV)/.installed-dev ## all tests, the notebooks end to end included; ARGS="-k name" for some
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest $(or $(ARGS),$(BESIDE))
 
 lint: $(VENV)/.installed-dev ## ruff, format, stripped notebooks, types, who imports whom
 	$(PY) -m ruff check .
