@@ -79,7 +79,11 @@ def checked_parameters(path: Path, *layers: Mapping[str, Any]) -> dict[str, Any]
     for given, value in (item for layer in layers for item in layer.items()):
         name, dot, key = given.partition(".")
         if name not in defaults or (dot and not isinstance(defaults[name], dict)):
-            raise ValueError(unknown(f"parameter of {path.stem}", given, defaults))
+            told = unknown(f"parameter of {path.stem}", given, defaults)
+            others = [
+                p for p in sorted(path.parent.glob("*.ipynb")) if name in notebook_parameters(p)
+            ]
+            raise ValueError(" ".join([told, *(f"{p.stem} has {name}." for p in others)]))
         try:
             typed = _typed({key: _literal(value)} if dot else value, defaults[name])
         except ValueError as error:

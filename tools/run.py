@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -37,6 +38,8 @@ NOTEBOOK_FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 DEMO = Path(__file__).parent / "demo" / "demo.json"
 #: Seconds in which a kernel has to start: a slow home folder or a loaded machine takes its time.
 START_S = 900
+#: Colours of a traceback.
+ANSI = re.compile(r"\x1b\[[\d;]*m")
 Overrides = Mapping[str, Mapping[str, Any]]
 
 
@@ -175,7 +178,7 @@ def _draw_demo(folder: Path, arguments: dict[str, Any]) -> None:
 
 
 def _execute(path: Path, copy: Path, parameters: dict[str, Any], *, title: str) -> None:
-    """Run one notebook in a kernel of its own, where a user's Jupyter would: in its folder."""
+    """Run one notebook in a kernel of its own; relative paths are of the folder we are in."""
     terminal = sys.stderr.isatty()
     if not terminal:
         print(f"{title}: running", flush=True)
@@ -189,11 +192,13 @@ def _execute(path: Path, copy: Path, parameters: dict[str, Any], *, title: str) 
             language="python",
             kernel_manager_class=_ThisInterpreter,
             progress_bar={"desc": title, "leave": False} if terminal else False,
-            cwd=path.parent,
+            cwd=Path.cwd(),
             start_timeout=START_S,
         )
     except papermill.PapermillExecutionError as error:
-        code = (error.source.strip().splitlines() or [""])[0]
+        told = ANSI.sub("", "\n".join(error.traceback))
+        line = re.search(r"^-+> \d+ +(.*)", told, re.MULTILINE)  # the line of the cell comes first
+        code = line[1] if line else (error.source.strip().splitlines() or [""])[0]
         reason = "\n".join(error.evalue.strip().splitlines()[:5])
         raise NotebookError(
             f"{path.stem} stopped in cell [{error.exec_count}]: {code}\n"
@@ -275,6 +280,8 @@ def main(argv: list[str] | None = None) -> int:
         # The names sort in the order of the run.
         evaluated = (args.start or "") <= "04_evaluate" <= (args.stop or NOTEBOOKS[-1])
         print(_summary(output) if evaluated else f"outputs    {_shown(output)}")
+        if args.start == NOTEBOOKS[-1]:
+            print(f"answers    {_shown(output / 'answers.html')}")
     except (NotebookError, ValueError, OSError) as error:
         print("error:", printable(str(error), keep="\n"), file=sys.stderr)
         return 1 if isinstance(error, NotebookError) else 2

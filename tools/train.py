@@ -87,6 +87,7 @@ def train_from_parameters(p: Mapping[str, Any]) -> None:
             pretrained=p["PRETRAINED"] or bool(p["WEIGHTS"]),
             shuffled_labels=p["SHUFFLE_LABELS"],
         )
+        print(f"model      {output / 'model'}")
 
 
 def main(argv: list[str] | None = None) -> int:

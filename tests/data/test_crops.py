@@ -348,7 +348,10 @@ def test_a_linked_folder_of_single_images_is_not_followed(tmp_path):
     header = "videoname,original_width,original_height,label,original"
     data = make_part(tmp_path / "data", ["a.mp4,9,9,REAL,", "b.mp4,9,9,FAKE,a.mp4"], (), header)
     (data / "faces_224").symlink_to(tmp_path / "secret")
-    with pytest.raises(ValueError, match="2 listed but absent; 1 link out of the data set"):
+    way_out = (
+        "2 listed but absent; 1 link out of the data set. Name the target of such a link as DATA"
+    )
+    with pytest.raises(ValueError, match=way_out):
         scan_crops(data)
     (data / "faces_224").unlink()
     touch(data, "faces_224/a.jpg", "faces_224/b.jpg")
@@ -483,6 +486,11 @@ def test_a_table_that_splits_nothing_says_so(tmp_path, part, header, rows, said)
     path = write_split_table(tmp_path / "videos.csv.gz", *rows, header=header)
     with pytest.raises(ValueError, match=said):
         read_crops(part, split_table=path)
+
+
+def test_a_table_that_is_not_there_says_so(part):
+    with pytest.raises(FileNotFoundError, match=r"SPLIT_TABLE 'nowhere\.csv' is no file"):
+        read_crops(part, split_table="nowhere.csv")
 
 
 def test_crop_paths_are_in_the_order_of_the_rows(part):

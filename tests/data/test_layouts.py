@@ -97,7 +97,7 @@ def test_nothing_attached_says_what_is_looked_for(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"DATA '.*absent' is not a folder"):
+    with pytest.raises(FileNotFoundError, match=r"DATA or EXTRA_DATA '.*absent' is not a folder"):
         find_datasets(tmp_path / "absent")
 
 

@@ -56,7 +56,8 @@ def notebooks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("project") / "notebooks"
     folder.mkdir()
     for name in NOTEBOOKS:
-        sources = [PARAMETERS, RECORD.replace("NAME", name), "# divides\n1 / DIVISOR"]
+        own = "ONLY_HERE = 0" if name == "01_explore_data" else ""
+        sources = [PARAMETERS + own, RECORD.replace("NAME", name), "# divides\n1 / DIVISOR"]
         sources += [METRICS] if name == "04_evaluate" else []
         nbformat.write(notebook(*sources), folder / f"{name}.ipynb")
     return folder
@@ -179,12 +180,25 @@ def test_failure_is_told_in_three_lines_and_its_copy_is_kept(notebooks, crops, c
     copy = output / "notebooks" / "01_explore_data.ipynb"
     assert status == 1
     assert error.strip().splitlines() == [
-        "error: 01_explore_data stopped in cell [4]: # divides",
+        "error: 01_explore_data stopped in cell [4]: 1 / DIVISOR",
         "ZeroDivisionError: division by zero",
         f"executed copy: {copy}",
     ]
     assert "ZeroDivisionError" in copy.read_text()
     assert not (output / "notebooks" / "02_augment.ipynb").exists()
+
+
+def test_a_relative_path_is_one_of_the_folder_that_the_caller_stands_in(
+    crops, tmp_path, monkeypatch
+):
+    path = tmp_path / "notebooks" / "01_explore_data.ipynb"
+    path.parent.mkdir()
+    parameters = 'DATA = ""\nOUTPUT = ""\nSPLIT_TABLE = ""'
+    nbformat.write(notebook(parameters, "open(SPLIT_TABLE).close()"), path)
+    (tmp_path / "videos.csv").touch()
+    monkeypatch.chdir(tmp_path)
+    table = {path.stem: {"SPLIT_TABLE": "videos.csv"}}
+    run_pipeline(crops, tmp_path / "out", table, stop=path.stem, notebooks=path.parent)
 
 
 def test_dead_kernel_names_its_notebook(tmp_path, crops):
@@ -234,6 +248,7 @@ jobs.tell("epoch 1 of 3")
     [
         ({"overrides": {"03_trian": {"EPOCHS": 1}}}, "'03_trian', did you mean 03_train"),
         ({"overrides": {"03_train": {"EPOCH": 1}}}, "of 03_train .* 'EPOCH', did you mean EPOCHS"),
+        ({"overrides": {"03_train": {"ONLY_HERE": 1}}}, "of 03_train .* 01_explore_data has ONLY_"),
         ({"overrides": {"03_train": {"EPOCHS": "x"}}}, "03_train.EPOCHS must be .* int .* not 'x'"),
         ({"overrides": {"03_train": {"EPOCHS": 1}}, "stop": "02_augment"}, "of this run"),
         ({"start": "04_evaluate", "stop": "03_train"}, "comes after"),

@@ -66,7 +66,9 @@ def test_command_line_writes_what_the_notebook_writes(folders, capsys):
     (data / "recipe.json").write_text(json.dumps(cut.to_dict()))
     arguments = ["--data", str(data), "--output", str(output), "--set", SETTINGS]
     assert train.main(arguments) == 0
-    assert "epoch   2 · train loss" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "epoch   2 of 2 · train loss" in told
+    assert told.splitlines()[-1] == f"model      {output / 'model'}"
     _, card = load_model(output / "model")
     history = artifacts.read_table(output, "history.csv")
     assert card["epochs"] == len(history) == 2

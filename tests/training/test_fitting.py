@@ -188,7 +188,7 @@ def test_the_given_model_stays_as_it_was_and_a_second_call_gives_the_same(paths,
 def test_epoch_line_tells_the_time_left():
     row = dict.fromkeys(ARTIFACTS["history.csv"].columns, 0.5)
     line = epoch_line(row | {"epoch": 2, "elapsed_s": 240, "data_wait_s": 1, "compute_s": 3}, 6)
-    assert line.startswith("epoch   2 · train loss 0.500")
+    assert line.startswith("epoch   2 of 6 · train loss 0.500")
     assert "25% waiting" in line
     assert line.endswith("4 min, 8 min left")
     assert [duration(s) for s in (5, 99, 6000)] == ["5 s", "99 s", "1 h 40 min"]
@@ -443,7 +443,7 @@ def test_resumed_run_is_the_uninterrupted_one_to_the_bit(paths, tmp_path, num_wo
     assert same_run(whole, rest)
 
 
-def test_run_stopped_within_an_epoch_goes_on_to_the_bit(paths, tmp_path, monkeypatch):
+def test_run_stopped_within_an_epoch_goes_on_to_the_bit(paths, tmp_path, monkeypatch, capsys):
     """The time budget ends in the middle of the second epoch, by a clock that the test moves."""
     whole = train(tmp_path / "whole", paths, STRONG, policy="robust")
     clock, real = [0.0], time.monotonic
@@ -457,8 +457,10 @@ def test_run_stopped_within_an_epoch_goes_on_to_the_bit(paths, tmp_path, monkeyp
         patch.setattr(time, "monotonic", lambda: real() + clock[0])
         history, _ = train(
             tmp_path / "parts", paths, STRONG, model=model, policy="robust", time_budget_min=5.5,
-            checkpoint_minutes=1e9,
+            checkpoint_minutes=1e9, progress=None,
         )  # fmt: skip
+    said = f"stopped by the time budget after 1 of {STRONG.epochs} epochs: go on with RESUME"
+    assert capsys.readouterr().out.splitlines()[-1] == said
     assert len(history) == 1  # four steps an epoch, a minute each
     state = state_of(tmp_path / "parts")
     assert (state["epoch"], state["step"]) == (2, 2)

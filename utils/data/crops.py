@@ -74,10 +74,12 @@ def take_split(crops: pd.DataFrame, table: str | Path) -> Kept:
     The table has `video`, `split` and, if known, `part`, as a model's `videos.csv.gz` has.
 
     Raises:
+        FileNotFoundError: it is not there.
         ValueError: it is no such table, or lists no video of these with a split.
     """
     path = Path(table).expanduser()
-    check_file(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"SPLIT_TABLE {str(table)!r} is no file")
     listed = read_text_csv(path)
     if missing := {"video", "split"} - {*listed}:
         raise ValueError(f"{path}: column {' and '.join(sorted(missing))} missing")

@@ -47,7 +47,7 @@ def find_datasets(data: str | Path = "") -> list[Dataset]:
     tops = [Path(data).expanduser()] if data else input_roots()
     for top in tops:
         if not top.is_dir():
-            raise FileNotFoundError(f"DATA {str(top)!r} is not a folder")
+            raise FileNotFoundError(f"DATA or EXTRA_DATA {str(top)!r} is not a folder")
     links: list[str] = []
     found = {root.resolve(): layout for top in tops for root, layout in _search(top, links)}
     if not found:
@@ -245,7 +245,8 @@ def lacking(labels: pd.Series, reasons: pd.Series) -> str:
     told = "; ".join(f"{n:,} {reason}" for reason, n in reasons.value_counts().items())
     if not missing:
         return ""
+    way = "Name the target of such a link as DATA." if LINK in reasons.values else WAYS
     return (
         f"nothing is labelled {' or '.join(missing)}, and both classes are needed (labels "
-        f"{ACCEPTED}). Left out: {told or 'nothing'}. {WAYS}"
+        f"{ACCEPTED}). Left out: {told or 'nothing'}. {way}"
     )

@@ -56,8 +56,9 @@ Strip = tuple[str, str, Sequence[Sequence[Picture]]]
 
 def use_theme() -> None:
     """Set the one theme of all figures: about 900 px wide in a notebook, sharp when saved."""
-    # In tables, "$" in a name from the data begins no formula.
+    # In tables, "$" in a name from the data begins no formula, and what a cell says is not cut off.
     pd.set_option("display.html.use_mathjax", False, "styler.html.mathjax", False)
+    pd.set_option("display.max_colwidth", 300)
     sns.set_theme(
         style="ticks",
         palette=list(COLORS.values()),

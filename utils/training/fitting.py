@@ -190,6 +190,13 @@ def fit(
     )
     progress = progress if is_first() else False
     hidden = None if progress is None else not progress
+
+    def say(line: str) -> None:
+        if progress is not False:
+            Bar.write(line)
+            sys.stdout.flush()  # a log file would show it hours later
+            tell(line)
+
     with Bar(desc="train", unit="batch", leave=False, disable=hidden) as bar:
 
         def show(kind: str, facts: dict[str, Any]) -> None:
@@ -203,11 +210,7 @@ def fit(
             history = pd.DataFrame(facts["history"])
             if on_epoch:
                 on_epoch(history)
-            if progress is not False:
-                line = epoch_line(history.iloc[-1], config.epochs)
-                Bar.write(line)
-                sys.stdout.flush()  # a log file would show it hours later
-                tell(line)
+            say(epoch_line(history.iloc[-1], config.epochs))
 
         if not processes:  # one for each visible GPU, unless one is named
             every = device.type == "cuda" and device.index is None
@@ -225,6 +228,8 @@ def fit(
             f"TIME_BUDGET_MIN={setup.time_budget_min:g} ended before the first epoch did. The "
             f"state is in {folder}: run again with RESUME=True, and more time if that is possible"
         )
+    if (done := len(state["history"])) < config.epochs:
+        say(f"stopped by the time budget after {done} of {config.epochs} epochs: go on with RESUME")
     trained.load_state_dict(state["best"])
     return trained, pd.DataFrame(state["history"])
 
@@ -301,7 +306,7 @@ def epoch_line(row: Mapping[str, float] | pd.Series, epochs: int) -> str:
     left = row["elapsed_s"] / row["epoch"] * (epochs - row["epoch"])
     waiting = row["data_wait_s"] / (row["data_wait_s"] + row["compute_s"])
     return (
-        f"epoch {row['epoch']:3.0f} · train loss {row['train_loss']:.3f} · "
+        f"epoch {row['epoch']:3.0f} of {epochs} · train loss {row['train_loss']:.3f} · "
         f"val loss {row['val_loss']:.3f} · val AUC {row['val_auc']:.3f} · "
         f"{row['images_per_s']:.0f} images/s, {waiting:.0%} waiting · "
         f"{row['peak_memory_mb']:.0f} MB · {duration(row['elapsed_s'])}, {duration(left)} left"
