@@ -224,7 +224,7 @@ def test_accelerate_launch_trains_with_two_processes_and_one_writes(folders):
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-2000:]
-    assert run.stdout.count("epoch   2 ·") == 1
+    assert run.stdout.count("epoch   2 of 2 ·") == 1
     assert sorted(os.listdir(output)) == [
         *("augment.json", "checkpoint", "data_audit.json", "history.csv", "index.csv", "model"),
         "store",
