@@ -79,11 +79,11 @@ def checked_parameters(path: Path, *layers: Mapping[str, Any]) -> dict[str, Any]
     for given, value in (item for layer in layers for item in layer.items()):
         name, dot, key = given.partition(".")
         if name not in defaults or (dot and not isinstance(defaults[name], dict)):
-            told = unknown(f"parameter of {path.stem}", given, defaults)
-            others = [
-                p for p in sorted(path.parent.glob("*.ipynb")) if name in notebook_parameters(p)
-            ]
-            raise ValueError(" ".join([told, *(f"{p.stem} has {name}." for p in others)]))
+            others = [p for p in path.parent.glob("*.ipynb") if name in notebook_parameters(p)]
+            if others and name not in defaults:
+                named = " and ".join(sorted(other.stem for other in others))
+                raise ValueError(f"{path.stem} has no {name}, which is a parameter of {named}")
+            raise ValueError(unknown(f"parameter of {path.stem}", given, defaults))
         try:
             typed = _typed({key: _literal(value)} if dot else value, defaults[name])
         except ValueError as error:

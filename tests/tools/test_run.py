@@ -248,7 +248,10 @@ jobs.tell("epoch 1 of 3")
     [
         ({"overrides": {"03_trian": {"EPOCHS": 1}}}, "'03_trian', did you mean 03_train"),
         ({"overrides": {"03_train": {"EPOCH": 1}}}, "of 03_train .* 'EPOCH', did you mean EPOCHS"),
-        ({"overrides": {"03_train": {"ONLY_HERE": 1}}}, "of 03_train .* 01_explore_data has ONLY_"),
+        (
+            {"overrides": {"03_train": {"ONLY_HERE": 1}}},
+            "03_train has no ONLY_HERE, .* of 01_explore",
+        ),
         ({"overrides": {"03_train": {"EPOCHS": "x"}}}, "03_train.EPOCHS must be .* int .* not 'x'"),
         ({"overrides": {"03_train": {"EPOCHS": 1}}, "stop": "02_augment"}, "of this run"),
         ({"start": "04_evaluate", "stop": "03_train"}, "comes after"),
