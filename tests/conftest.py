@@ -50,6 +50,7 @@ def control(demo):
 
 
 def run_control(demo, output):
+    """03 and 04 on the crops of the demo, into a folder of their own."""
     for name in ("index.csv", "data_audit.json", "augment.json"):
         (output / name).write_bytes((demo / name).read_bytes())
     settings = json.loads(DEMO.read_text())

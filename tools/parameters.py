@@ -36,6 +36,14 @@ def notebook_parameters(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path.name}: parameters are NAME = literal, not {error}") from None
 
 
+def _has(path: Path, name: str) -> bool:
+    """Whether a notebook has that parameter; whatever else lies beside ours has none."""
+    try:
+        return name in notebook_parameters(path)
+    except ValueError:
+        return False
+
+
 def _assignment(line: ast.stmt) -> tuple[str, Any]:
     """Split `NAME = literal`."""
     match line:
@@ -79,9 +87,9 @@ def checked_parameters(path: Path, *layers: Mapping[str, Any]) -> dict[str, Any]
     for given, value in (item for layer in layers for item in layer.items()):
         name, dot, key = given.partition(".")
         if name not in defaults or (dot and not isinstance(defaults[name], dict)):
-            others = [p for p in path.parent.glob("*.ipynb") if name in notebook_parameters(p)]
+            others = sorted(p.stem for p in path.parent.glob("*.ipynb") if _has(p, name))
             if others and name not in defaults:
-                named = " and ".join(sorted(other.stem for other in others))
+                named = " and ".join(others)
                 raise ValueError(f"{path.stem} has no {name}, which is a parameter of {named}")
             raise ValueError(unknown(f"parameter of {path.stem}", given, defaults))
         try:

@@ -79,7 +79,7 @@ def test_few_sources_and_the_weakest_group_are_said():
     sentences = questions(metrics)
     assert any("12 source videos" in sentence for sentence in sentences["How sure are we?"])
     assert any(
-        "Weakest group by method: B" in sentence for sentence in sentences["Where does it fail?"]
+        "Weakest group: B (method), " in sentence for sentence in sentences["Where does it fail?"]
     )
 
 
@@ -167,7 +167,7 @@ def test_a_corruption_without_a_name_is_told_by_its_key():
 def test_a_slice_without_a_name_is_told_by_its_key():
     groups = {"a": {"n": 9, "roc_auc": ROW}, "b": {"n": 8, "roc_auc": {**ROW, "value": 0.6}}}
     assert captions({**METRICS, "slices": {"head_pose": groups}}, None)["slices"] == (
-        "The weakest group by head pose is b, with 0.600."
+        "The weakest group is b (head pose), with 0.600."
     )
 
 

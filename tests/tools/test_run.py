@@ -264,6 +264,7 @@ def test_mistakes_are_refused_before_anything_starts(
     arguments, message, notebooks, crops, executed, tmp_path
 ):
     output = tmp_path / "out"
+    nbformat.write(notebook("of a user"), notebooks / "Untitled.ipynb")  # no parameters in it
     arguments = {"data": crops, "output": output, "notebooks": notebooks} | arguments
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         run_pipeline(**arguments)

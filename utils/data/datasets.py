@@ -245,7 +245,7 @@ def lacking(labels: pd.Series, reasons: pd.Series) -> str:
     told = "; ".join(f"{n:,} {reason}" for reason, n in reasons.value_counts().items())
     if not missing:
         return ""
-    way = "Name the target of such a link as DATA." if LINK in reasons.values else WAYS
+    way = "Name the target of such a link as DATA. " * (LINK in reasons.values) + WAYS
     return (
         f"nothing is labelled {' or '.join(missing)}, and both classes are needed (labels "
         f"{ACCEPTED}). Left out: {told or 'nothing'}. {way}"
